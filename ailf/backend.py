@@ -302,6 +302,7 @@ class Backend(_BackendBase):
         limit: Limit | str | None = None,
         /,
         *,
+        root: str | None = None,
         on_backend_error: OnBackendError = "raise",
         count_denied: bool = False,
         cache_denials: bool = False,
@@ -312,21 +313,26 @@ class Backend(_BackendBase):
         Arguments:
             name: Any non-empty text.
             limit: The limit: ``TokenBucket(10, per=1.0)``, or a text like ``"10/second"``.
+            root: Makes it a budget tree: each limit is charged under a key of its own, which ``keys`` of a call names.
+                The root is the name under which all of these are stored together, in a cluster on one node.
             on_backend_error: If the backend fails: ``"raise"`` its error, or ``"allow"`` or ``"deny"`` the call.
-            count_denied: Whether denied calls are charged too.
+            count_denied: Whether denied calls are charged too; not with a `root`.
             cache_denials: Whether this process remembers denials instead of asking again. Charges are never refunded
                 then, and `Concurrency` can't be among the limits.
             limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
 
         Raises:
-            InvalidArgumentError: There is no limit, a text isn't a limit, or ``cache_denials`` is used with
-                `Concurrency`.
-            UnsupportedError: The backend has no rate limiters.
+            InvalidArgumentError: There is no limit, a text isn't a limit, ``cache_denials`` is used with
+                `Concurrency`, or ``count_denied`` with a root.
+            UnsupportedError: The backend has no rate limiters, or none with a root.
         """
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
+        if root is not None:
+            self.engine.require(Capability.BUDGET_TREES, "rate limiters with a root")
         return self.rate_limiter_class(
             name,
             limit,
+            root=root,
             on_backend_error=on_backend_error,
             count_denied=count_denied,
             cache_denials=cache_denials,
@@ -577,6 +583,7 @@ class AsyncBackend(_BackendBase):
         limit: Limit | str | None = None,
         /,
         *,
+        root: str | None = None,
         on_backend_error: OnBackendError = "raise",
         count_denied: bool = False,
         cache_denials: bool = False,
@@ -587,21 +594,26 @@ class AsyncBackend(_BackendBase):
         Arguments:
             name: Any non-empty text.
             limit: The limit: ``TokenBucket(10, per=1.0)``, or a text like ``"10/second"``.
+            root: Makes it a budget tree: each limit is charged under a key of its own, which ``keys`` of a call names.
+                The root is the name under which all of these are stored together, in a cluster on one node.
             on_backend_error: If the backend fails: ``"raise"`` its error, or ``"allow"`` or ``"deny"`` the call.
-            count_denied: Whether denied calls are charged too.
+            count_denied: Whether denied calls are charged too; not with a `root`.
             cache_denials: Whether this process remembers denials instead of asking again. Charges are never refunded
                 then, and `Concurrency` can't be among the limits.
             limits: Several limits: ``requests="60/minute", tokens="100000/minute", parallel=Concurrency(8)``.
 
         Raises:
-            InvalidArgumentError: There is no limit, a text isn't a limit, or ``cache_denials`` is used with
-                `Concurrency`.
-            UnsupportedError: The backend has no rate limiters.
+            InvalidArgumentError: There is no limit, a text isn't a limit, ``cache_denials`` is used with
+                `Concurrency`, or ``count_denied`` with a root.
+            UnsupportedError: The backend has no rate limiters, or none with a root.
         """
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
+        if root is not None:
+            self.engine.require(Capability.BUDGET_TREES, "rate limiters with a root")
         return self.rate_limiter_class(
             name,
             limit,
+            root=root,
             on_backend_error=on_backend_error,
             count_denied=count_denied,
             cache_denials=cache_denials,

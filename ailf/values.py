@@ -552,10 +552,14 @@ class LimiterName(msgspec.Struct, frozen=True):
     Attributes:
         name: The limiter's name.
         key: The key; it may be empty.
+        root: The root of a budget tree; None for a limiter without one.
+        limit: In a budget tree the limit whose key it is; else None.
     """
 
     name: str
     key: str
+    root: str | None = None
+    limit: str | None = None
 
 
 class ChannelInfo(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ class MemoryDriver(BackendDriver):
             Capability.LOCK,
             Capability.SEVERAL_LOCKS,
             Capability.RATE_LIMITER,
+            Capability.BUDGET_TREES,
             Capability.LISTING,
         }
     )

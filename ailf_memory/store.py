@@ -60,6 +60,11 @@ class SweptStates(dict[K, V]):
         return state
 
 
+def _name_of(branch: LimiterKey) -> tuple[str, str, str, str]:
+    """Return the limiter, the key, the root and the limit of a branch."""
+    return branch.limiter, branch.key, branch.root or "", branch.keys[0][0] if branch.keys else ""
+
+
 class StoreListener(Protocol):
     """Receives the messages that are published in a store."""
 
@@ -93,13 +98,14 @@ class MemoryStore:
         lock: Held by every step.
         streams: The streams by name.
         locks: The locks by name.
-        limiters: The keys of rate limiters.
+        limiters: The branches of rate limiters.
         leases: The leases of locks in this process by token, to revoke them when their grants are broken.
         listeners: The listeners, which receive published messages.
         version: The number of changes that may have made an entry of any stream available.
         stream_names: The names of the streams, for listings.
         lock_names: The names of the locks, for listings.
-        limiter_names: The limiters and keys of rate limiters, for listings.
+        limiter_names: The limiter, key, root and limit of each branch of a rate limiter, for listings; "" where it has
+            no root and limit.
         moved: The version when the clock was moved by hand, which may have made an entry of every stream available.
     """
 
@@ -114,10 +120,10 @@ class MemoryStore:
         self.version = self.moved = 0
         self.stream_names: SortedNames[str] = SortedNames(lambda: list(self.streams), str.startswith, str)
         self.lock_names: SortedNames[str] = SortedNames(lambda: list(self.locks), str.startswith, str)
-        self.limiter_names: SortedNames[tuple[str, str]] = SortedNames(
-            lambda: {(each.limiter, each.key) for each in list(self.limiters)},
+        self.limiter_names: SortedNames[tuple[str, str, str, str]] = SortedNames(
+            lambda: {_name_of(each) for each in list(self.limiters)},
             lambda name, prefix: name[0].startswith(prefix),
-            lambda prefix: (prefix, ""),
+            lambda prefix: (prefix, "", "", ""),
         )
         self._subscribers: list[Callable[[], None]] = []
         self.clock.on_move(self._on_move)

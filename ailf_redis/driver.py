@@ -67,6 +67,7 @@ class RedisDriver(BackendDriver):
             Capability.LOCK,
             Capability.SEVERAL_LOCKS,
             Capability.RATE_LIMITER,
+            Capability.BUDGET_TREES,
             Capability.LISTING,
             Capability.PROCESSES,
         }

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ailf.driver import LimiterKey
+from ailf.values import LimiterName
 
 __all__ = ["GroupKeys", "Keys"]
 
@@ -101,13 +102,17 @@ class Keys:
         return _lock_keys(self._namespace, name)
 
     def limiter(self, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the keys of one key of a rate limiter, as ``lua/shared/limit.lua`` takes them.
+        """Return the keys of one branch of a rate limiter, as ``lua/shared/limit.lua`` takes them.
 
         Arguments:
-            limiter_key: The limiter and its key.
-            slots: The names of its concurrency limits.
+            limiter_key: The limiter and its key; of a budget tree a branch.
+            slots: The names of the concurrency limits that are charged in it.
         """
         return _limiter_keys(self._namespace, limiter_key, slots)
+
+    def limiter_tree(self, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the keys of all branches of a budget tree, one after another, each as `limiter` returns them."""
+        return _limiter_tree_keys(self._namespace, limiter_key, slots)
 
     def namespaces(self, prefix: str) -> str:
         """Return the pattern of all keys of the namespaces whose names begin with a text."""
@@ -181,14 +186,19 @@ class Keys:
             return f"{{{_literal(self._namespace)}:{_LIMITER_KINDS}:{begin}*"
         return f"{{{begin}*}}:ailf:{_LIMITER_KINDS}*"
 
-    def limiter_name(self, key: str) -> tuple[str, str] | None:
+    def limiter_name(self, key: str) -> LimiterName | None:
         """Return the limiter and its key, given the Redis key of its charges or slots; None for any other key."""
         if self._namespace:
             begin = f"{{{self._namespace}:"
             match = _LIMITER.fullmatch(key, len(begin)) if key.startswith(begin) else None
         else:
             match = _PLAIN_LIMITER.fullmatch(key)
-        return None if match is None else (_unescape(match[1]), _unescape(match[2]))
+        if match is None:
+            return None
+        limiter, key_or_root, limit, key_of_limit = (each and _unescape(each) for each in match.groups())
+        if limit is None:
+            return LimiterName(limiter, key_or_root)
+        return LimiterName(limiter, key_of_limit, key_or_root, limit) if key_or_root else None
 
     def _name_in_braces(self, kind: str, key: str) -> str | None:
         """Return the name in a key that has nothing besides what is in braces."""
@@ -211,8 +221,9 @@ _PART: Final = r"(?:[^%{}:]|%25|%7b|%7d|%3a)"
 _PLAIN_HELPER: Final = re.compile(rf"\{{([^}}]*)\}}:ailf:([a-z]+):({_PART}+):(.+)", re.DOTALL)
 _PLAIN: Final = re.compile(rf"\{{([^}}]*)\}}:ailf:([a-z]+):({_PART}+)")
 _SLOTS: Final = rf"(?::slots:{_ESCAPED.pattern.removesuffix('+')}*)?"
-_LIMITER: Final = re.compile(rf"(?:limit|final):({_PART}+):({_PART}*)\}}{_SLOTS}")
-_PLAIN_LIMITER: Final = re.compile(rf"\{{({_PART}+):({_PART}*)\}}:ailf:(?:limit|final){_SLOTS}")
+_BRANCH: Final = rf"(?::key:({_PART}*):({_PART}+))?"
+_LIMITER: Final = re.compile(rf"(?:limit|final):({_PART}+):({_PART}*)\}}{_BRANCH}{_SLOTS}")
+_PLAIN_LIMITER: Final = re.compile(rf"\{{({_PART}+):({_PART}*)\}}:ailf:(?:limit|final){_BRANCH}{_SLOTS}")
 
 _LIMITER_KINDS: Final = "[lf]i[mn][ia][tl]"
 """A pattern of "limit" and "final", the kinds of a limiter's keys."""
@@ -275,9 +286,22 @@ def _lock_keys(namespace: str, name: str) -> tuple[str, ...]:
 @lru_cache(maxsize=CACHED)
 def _limiter_keys(namespace: str, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
     kind = "final" if limiter_key.no_refunds else "limit"
-    name = f"{_escape(limiter_key.limiter, '%{}:')}:{_escape(limiter_key.key, '%{}:')}"
-    key = f"{{{namespace}:{kind}:{name}}}" if namespace else f"{{{name}}}:ailf:{kind}"
+    root = limiter_key.root
+    tag = f"{_escape(limiter_key.limiter, '%{}:')}:{_escape(limiter_key.key if root is None else root, '%{}:')}"
+    key = f"{{{namespace}:{kind}:{tag}}}" if namespace else f"{{{tag}}}:ailf:{kind}"
+    if root is not None:
+        ((limit, key_of_limit),) = limiter_key.keys
+        key = f"{key}:key:{_escape(limit, '%{}:')}:{_escape(key_of_limit, '%{}:')}"
     return key, f"{key}:queue", f"{key}:waiters", *(f"{key}:slots:{_escape(limit)}" for limit in slots)
+
+
+@lru_cache(maxsize=CACHED)
+def _limiter_tree_keys(namespace: str, limiter_key: LimiterKey, slots: tuple[str, ...]) -> tuple[str, ...]:
+    keys: list[str] = []
+    for branch in limiter_key.branches():
+        ((limit, _),) = branch.keys
+        keys += _limiter_keys(namespace, branch, (limit,) if limit in slots else ())
+    return tuple(keys)
 
 
 def _hash_tag(key: str) -> str:

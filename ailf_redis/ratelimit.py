@@ -37,7 +37,7 @@ ALL, LEVEL = 2, 5
 
 @lru_cache(maxsize=1024)
 def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
-    """Return a limit as ``lua/shared/limit.lua`` takes it, without the cost.
+    """Return a limit as ``lua/shared/limit.lua`` takes it, in the branch of the limit before it.
 
     The digest is the id of the limit's state: a limit of another name or `Limit.identity` has a state of its own.
     """
@@ -46,9 +46,23 @@ def _arguments(name: str, limit: Limit) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
+def _branch_arguments(name: str, limit: Limit) -> tuple[str, ...]:
+    """Return a limit as ``lua/shared/limit.lua`` takes it, at the beginning of a branch of its own."""
+    kind, *others = _arguments(name, limit)
+    return (kind.upper(), *others)
+
+
+@lru_cache(maxsize=1024)
 def _all_arguments(limits: Limits) -> list[str]:
-    """Return the number of limits, and each limit as ``lua/shared/limit.lua`` takes it."""
+    """Return the number of limits, and each limit as ``lua/shared/limit.lua`` takes it, all in one branch."""
     return [str(len(limits)), *(each for name, limit in limits for each in _arguments(name, limit))]
+
+
+@lru_cache(maxsize=1024)
+def _all_tree_arguments(limits: Limits) -> list[str]:
+    """Return the same as `_all_arguments`, with a branch for each limit."""
+    first, *others = limits
+    return [str(len(limits)), *_arguments(*first), *(part for each in others for part in _branch_arguments(*each))]
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +79,14 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         self._keys = keys
 
     def _limiter_key(self, limiter_key: LimiterKey, limits: Limits) -> tuple[str, ...]:
-        return self._keys.limiter(limiter_key, _slots(limits))
+        """Return the keys of all branches. Of a tree, `limits` are all limits that `limiter_key` has keys for."""
+        if limiter_key.root is None:
+            return self._keys.limiter(limiter_key, _slots(limits))
+        return self._keys.limiter_tree(limiter_key, _slots(limits))
+
+    def _branch(self, limiter_key: LimiterKey, name: str, limit: Limit) -> tuple[str, ...]:
+        """Return the keys of the branch of one limit, without slots of other limits."""
+        return self._keys.limiter(limiter_key.branch_of(name), (name,) if limit.leased else ())
 
     async def decide(self, limits: Limits, requests: Sequence[LimitRequest]) -> Sequence[LimitResult | BackendError]:
         if len(requests) == 1:
@@ -90,13 +111,14 @@ class RedisRateLimiterDriver(RateLimiterDriver):
 
     def _request(self, limits: Limits, requests: Sequence[LimitRequest]) -> tuple[tuple[str, ...], list[Any]]:
         """Return the keys and arguments of calls on one key of a limiter."""
-        arguments = list(_all_arguments(limits))
+        limiter_key = requests[0].limiter_key
+        arguments = list(_all_arguments(limits) if limiter_key.root is None else _all_tree_arguments(limits))
         for each in requests:
             channel, lease = ("", "0") if each.waiter is None else self._waiter_arguments(each.waiter)
             max_wait = str(to_ms(each.max_wait)) if each.max_wait else "0"
             costs = map(str, each.costs)
             arguments += (each.token, max_wait, "1" if each.count_denied else "0", channel, lease, *costs)
-        return self._limiter_key(requests[0].limiter_key, limits), arguments
+        return self._limiter_key(limiter_key, limits), arguments
 
     def _waiter_arguments(self, waiter: WaiterInfo) -> tuple[str, str]:
         return self._keys.waiter_channel(waiter.channel), str(to_ms(waiter.lease))
@@ -120,16 +142,30 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         return results
 
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
+        tree = limiter_key.root is not None
         arguments: list[Any] = [token]
-        for each in charges:
-            arguments += (*_arguments(each.name, each.limit), each.cost, each.actual, *(*each.receipt, 0, 0)[:2])
-        keys = self._limiter_key(limiter_key, tuple((each.name, each.limit) for each in charges))
+        for number, each in enumerate(charges):
+            limit = _branch_arguments(each.name, each.limit) if tree and number else _arguments(each.name, each.limit)
+            arguments += (*limit, each.cost, each.actual, *(*each.receipt, 0, 0)[:2])
+        if tree:
+            keys = self._settled_branches(limiter_key, charges)
+        else:
+            keys = self._limiter_key(limiter_key, tuple((each.name, each.limit) for each in charges))
         await SETTLE_CHARGES.run(self._executor, keys, arguments, as_nothing)
+
+    def _settled_branches(self, limiter_key: LimiterKey, charges: Sequence[Charge]) -> tuple[str, ...]:
+        """Return the keys of a tree's branches as ``settle.lua`` takes them: those with charges, and the other ones."""
+        charged = [self._branch(limiter_key, each.name, each.limit) for each in charges]
+        names = {each.name for each in charges}
+        others = [self._keys.limiter(each, ())[:3] for each in limiter_key.branches() if each.keys[0][0] not in names]
+        if not charged:
+            charged.append(others.pop(0))
+        return tuple(key for keys in (*charged, *(each[1:] for each in others)) for key in keys)
 
     async def extend(self, slots: Sequence[SlotLease]) -> list[bool]:
         calls = [
             (
-                self._limiter_key(each.limiter_key, each.limits)[3:],
+                [self._branch(each.limiter_key, *slot)[3] for slot in each.limits],
                 [each.token, len(each.limits), *(limit.ttl_ms for _, limit in each.limits)],
             )
             for each in slots
@@ -141,20 +177,26 @@ class RedisRateLimiterDriver(RateLimiterDriver):
         remaining = NEVER if observation.remaining is None else observation.remaining
         reset_ms, pause_ms = to_ms(observation.reset_after), to_ms(observation.pause)
         arguments = [remaining, reset_ms, pause_ms, *_arguments(name, limit)]
-        await OBSERVE.run(self._executor, self._limiter_key(limiter_key, ((name, limit),)), arguments, as_nothing)
+        await OBSERVE.run(self._executor, self._branch(limiter_key, name, limit), arguments, as_nothing)
 
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
-        await RESET.run(self._executor, self._limiter_key(limiter_key, limits), [], as_nothing)
+        slots = _slots(limits)
+        branches = [
+            self._keys.limiter(each, slots if each.root is None else tuple({each.keys[0][0]} & {*slots}))
+            for each in limiter_key.branches()
+        ]
+        keys = [key for each in branches for key in each]
+        await RESET.run(self._executor, keys, [len(each) for each in branches], as_nothing)
 
     def server_of(self, limiter_key: LimiterKey) -> Hashable:
-        return self._executor.server_of(self._limiter_key(limiter_key, ())[0])
+        return self._executor.server_of(self._keys.limiter(limiter_key.branches()[0], ())[0])
 
     async def list_keys(self, prefix: str, cursor: str, limit: int) -> Page[LimiterName]:
         pattern, read = self._keys.limiters_pattern(prefix), self._keys.limiter_name
         # The charges of rates, and the slots of concurrency limits; a key may have both, and then comes twice.
         passes = [Pass(pattern, "string", read), Pass(pattern, "zset", read)]
         found = await scan(self._executor, "limiters", passes, cursor, limit)
-        return Page(tuple(LimiterName(*each) for each in found.names), found.cursor)
+        return Page(tuple(found.names), found.cursor)
 
 
 def _seconds(wait_ms: int) -> float | None:

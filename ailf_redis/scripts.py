@@ -196,5 +196,5 @@ _LIMITS = (
 DECIDE = _load("ratelimit/decide", "clock", "ratelimit/take", *_LIMITS)
 SETTLE_CHARGES = _load("ratelimit/settle", "relief", "clock", *_LIMITS)
 OBSERVE = _load("ratelimit/observe", "relief", "clock", *_LIMITS)
-RESET = _load("ratelimit/reset", "clock", "wait_queue", "limit")
+RESET = _load("ratelimit/reset", "clock", "wait_queue")
 EXTEND_SLOTS = _load("ratelimit/extend", "clock")

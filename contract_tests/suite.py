@@ -17,6 +17,7 @@ from contract_tests.lock.test_lock_hold import *  # noqa: F403
 from contract_tests.lock.test_lock_waiting import *  # noqa: F403
 from contract_tests.pubsub.test_pubsub import *  # noqa: F403
 from contract_tests.pubsub.test_request import *  # noqa: F403
+from contract_tests.ratelimit.test_budget_tree import *  # noqa: F403
 from contract_tests.ratelimit.test_ratelimit import *  # noqa: F403
 from contract_tests.ratelimit.test_ratelimit_waiting import *  # noqa: F403
 from contract_tests.stream.test_batches import *  # noqa: F403

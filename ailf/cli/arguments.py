@@ -17,9 +17,11 @@ __all__ = [
     "FullOption",
     "GroupArgument",
     "HeaderOption",
+    "KeyOption",
     "LimitOption",
     "PrefixArgument",
     "RawOption",
+    "RootOption",
     "StreamArgument",
     "YesOption",
     "bodies",
@@ -37,6 +39,12 @@ HeaderOption = Annotated[list[str] | None, typer.Option("--header", "-H", metava
 LimitOption = Annotated[
     list[str],
     typer.Option("--limit", "-l", metavar="[NAME=]LIMIT", help="A limit of the limiter, such as requests=60/minute."),
+]
+
+RootOption = Annotated[str | None, typer.Option("--root", metavar="ROOT", help="The root of a budget tree.")]
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option("--key", "-k", metavar="LIMIT=KEY", help="In a budget tree the key of a limit, such as team=search."),
 ]
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ailf.cli.arguments import UNCHANGED, LimitOption, StreamArgument
+from ailf.cli.arguments import UNCHANGED, KeyOption, LimitOption, RootOption, StreamArgument
 from ailf.cli.command import Cli, command, group
 from ailf.cli.dead import all_letters
 from ailf.cli.exits import NOT_FOUND, CommandError
-from ailf.cli.limits import limiter_of
+from ailf.cli.limits import keys_of, limiter_of
 from ailf.cli.targets import existing_group, existing_stream, partitions_of
 from ailf.cli.text import counted, duration
 from ailf.limits import Limit, TokenBucket
@@ -43,14 +43,18 @@ def limit(
     key: Annotated[str, typer.Argument(metavar="[KEY]", help="The key, such as a user.")] = "",
     *,
     limit: LimitOption,
+    root: RootOption = None,
+    keys: KeyOption = None,
     cost: Annotated[int, typer.Option("--cost", min=0, help="The cost of the call.")] = 1,
 ) -> None:
     """Say whether a call would pass a limiter now, which limit it waits for, and until when."""
+    given = keys_of(keys)
     with cli.open() as backend:
-        limiter = limiter_of(backend, name, limit)
-        decision, limits = limiter.peek(key), limiter.limits
+        limiter = limiter_of(backend, name, limit, root)
+        decision, limits = limiter.peek(key, keys=given), limiter.limits
     lines = list(limit_lines(decision, limits, cost))
-    cli.show({"name": name, "key": key, "limits": decision.limits, "why": lines}, *lines)
+    shown = {"name": name, "key": key, "root": root, "keys": given, "limits": decision.limits, "why": lines}
+    cli.show(shown, *lines)
 
 
 @command(APP, "message")

@@ -34,6 +34,8 @@ class Capability(enum.Enum):
     """Locks of several names at once (L15)."""
     RATE_LIMITER = "rate_limiter"
     """Rate limiters; waiters are woken over pub/sub, so `PUBSUB` *must* be declared too."""
+    BUDGET_TREES = "budget_trees"
+    """Rate limiters with a root, each of whose limits has keys of its own (R13, R14)."""
     LISTING = "listing"
     """Lists of what exists: streams, groups, consumers, locks, limiter keys, channels (N1 to N8)."""
     PROCESSES = "processes"

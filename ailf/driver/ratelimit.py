@@ -27,17 +27,39 @@ Limits: TypeAlias = tuple[tuple[str, Limit], ...]
 
 
 class LimiterKey(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
-    """One key of a limiter, whose limits are charged together.
+    """What a call of a limiter is charged under: one key for all limits, or in a budget tree a key for each limit.
+
+    A *branch* is what has states and a wait queue of its own. A limiter without a root has one for each key, with the
+    states of all limits. A budget tree has one for each limit and key (R13). So a limiter without a root is the case of
+    one branch, and the same steps serve both.
 
     Attributes:
         limiter: The limiter's name.
-        key: The key; it may be empty.
+        key: The key; it may be empty. Of a call with several keys it is empty, and of a branch of a tree its key.
         no_refunds: Whether charges are never refunded. The keys with and without refunds are separate (R11).
+        root: The root of a budget tree, or None. What has one root is stored together, on one server; trees with
+            different roots, and limiters without one, share nothing.
+        keys: In a budget tree the name of each limit and its key, in the order of the limits.
     """
 
     limiter: str
     key: str
     no_refunds: bool = False
+    root: str | None = None
+    keys: tuple[tuple[str, str], ...] = ()
+
+    def branches(self) -> "tuple[LimiterKey, ...]":
+        """Return the branches: of a budget tree one for each limit, in their order; else the key itself."""
+        if self.root is None:
+            return (self,)
+        return tuple(LimiterKey(self.limiter, each[1], self.no_refunds, self.root, (each,)) for each in self.keys)
+
+    def branch_of(self, limit: str) -> "LimiterKey":
+        """Return the branch in which the limit of this name is charged."""
+        if self.root is None:
+            return self
+        key = next(key for name, key in self.keys if name == limit)
+        return LimiterKey(self.limiter, key, self.no_refunds, self.root, ((limit, key),))
 
 
 class LimitRequest(msgspec.Struct, frozen=True):
@@ -147,13 +169,20 @@ class RateLimiterDriver(ABC):
         denied call *must* be put at the end of the wait queue of its key, or keep its place there. A call that is
         allowed leaves the queue, and the next waiter *must* be woken. Slots that the token holds already are released
         first, so a call whose reply was lost may be repeated.
+
+        In a budget tree a call *must* be denied if, in a branch where it costs something, a waiter is first that came
+        before it; a call that doesn't wait came after all waiters. A denied call waits in one branch only, the one
+        with the longest wait: that of its limit, or that until its first waiter tries again (R14). A waiting call that
+        another branch holds up moves there, before the waiters that came after it, and the next waiter of the branch
+        that it leaves *must* be woken.
         """
 
     @abstractmethod
     async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
         """Replace each charged cost with the actual one (R7), and remove the token from the wait queue (R10).
 
-        The first waiter *must* be woken if it may be allowed earlier now.
+        The first waiter *must* be woken if it may be allowed earlier now. In a budget tree the token may wait in any
+        branch of ``limiter_key``, also one without a charge, and a refund wakes the first waiter of its own branch.
         """
 
     @abstractmethod
@@ -166,7 +195,7 @@ class RateLimiterDriver(ABC):
 
     @abstractmethod
     async def reset(self, limiter_key: LimiterKey, limits: Limits) -> None:
-        """Forget all charges of a key (R5), and wake the first waiter."""
+        """Forget all charges of a key (R5), in each of its branches, and wake the first waiters."""
 
     def server_of(self, limiter_key: LimiterKey) -> Hashable:  # noqa: ARG002 - one server has every key
         """Return what identifies the server of a key, as `StreamDriver.server_of` does for a stream."""
@@ -174,6 +203,8 @@ class RateLimiterDriver(ABC):
 
     async def list_keys(self, prefix: str, cursor: str, limit: int) -> Page[LimiterName]:
         """Return at most ``limit`` keys that have a charge, of limiters whose names begin with ``prefix`` (N5).
+
+        Of a budget tree these are its branches, with root and limit.
 
         Pages, cursors and prefixes are as in `StreamDriver.list_streams` (N1, N2). A key *may* be in several pages. A
         key that is back at full capacity *may* be in one as long as its stored state has not expired (R8). It is only

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ailf.driver import LimitRequest, LimitResult
+from ailf.driver import LimiterKey, LimitRequest, LimitResult
 
 __all__ = ["DenialCache"]
 
@@ -17,15 +17,15 @@ DRIFT: Final = 0.001
 
 
 class DenialCache:
-    """The last denial of each key."""
+    """The last denial of each key, in a budget tree of each combination of keys."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._denials: dict[str, tuple[tuple[int, ...], float, LimitResult]] = {}
+        self._denials: dict[LimiterKey, tuple[tuple[int, ...], float, LimitResult]] = {}
 
     def of(self, request: LimitRequest) -> LimitResult | None:
         """Return a denial that certainly still holds for this call: its time isn't over, and there are no refunds."""
-        key = request.limiter_key.key
+        key = request.limiter_key
         denial = self._denials.get(key)
         if denial is None or not any(request.costs):
             return None
@@ -45,4 +45,4 @@ class DenialCache:
             return
         if len(self._denials) >= MAX_KEYS:
             self._denials.pop(next(iter(self._denials)), None)
-        self._denials[request.limiter_key.key] = (request.costs, since + max(waits) * (1 - DRIFT), result)
+        self._denials[request.limiter_key] = (request.costs, since + max(waits) * (1 - DRIFT), result)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from msgspec.structs import asdict, replace
 
 from ailf.cache import KeyedCache
-from ailf.checks import check_count, check_name, check_seconds
+from ailf.checks import check_count, check_seconds
 from ailf.driver import (
     Capability,
     Charge,
@@ -31,6 +31,7 @@ from ailf.errors import AilfError, BackendError, InvalidArgumentError, RateLimit
 from ailf.limits import ChargeReceipt, Limit
 from ailf.logs import About, Log
 from ailf.ratelimit.denial_cache import DenialCache
+from ailf.ratelimit.keys import Keys, describe, label, limiter_key, subset, tree_key, values_of
 from ailf.ratelimit.options import LimiterOptions
 from ailf.ratelimit.permit import Iteration, LeasedPermitFlow, PermitFlow
 from ailf.runtime.batching import Batcher, batcher
@@ -61,21 +62,24 @@ class LimiterFlow(Generic[P]):
 
     def __init__(self, engine: Engine, options: LimiterOptions, permit_class: Callable[[PermitFlow], P]) -> None:
         engine.require(Capability.RATE_LIMITER, "rate limiters")
+        if options.root is not None:
+            engine.require(Capability.BUDGET_TREES, "rate limiters with a root")
         self.engine = engine
         self._options = options
         self._permit_class = permit_class
         self._driver = engine.driver.rate_limiter()
         self._limits: Limits = tuple(options.limits.items())
-        self._names = tuple(options.limits)
         self._default_costs = (1,) * len(self._limits)
         self._has_slots = any(limit.leased for _, limit in self._limits)
         self._default_requests = KeyedCache(self._new_default_request)
+        self._tree_requests = KeyedCache(self._new_tree_request)
         self._backend_failed = False  # whether the last decision was made without the backend
-        self._iterating: dict[tuple[object, str], list[tuple[int, ...]]] = {}
+        self._iterating: dict[tuple[object, LimiterKey, str], int] = {}
         # A backend in this process decides at once: batches and remembered denials would save nothing.
         remote = Capability.PROCESSES in engine.driver.capabilities
         raises = options.on_backend_error == "raise"
-        self._decide = self._batching(None if raises else 0.0) if remote or self._has_slots else self._decide_in_process
+        self._until = None if raises else 0.0
+        self._decide = self._batching(self._until) if remote or self._has_slots else self._decide_in_process
         self._decide_once = self._batching(0.0) if raises and (remote or self._has_slots) else self._decide
         self._denials = DenialCache(engine.runtime.now) if remote and options.cache_denials else None
 
@@ -102,32 +106,44 @@ class LimiterFlow(Generic[P]):
             await self._settle_quietly(request)
 
     def _describe_batch(self, _: Limits, requests: Sequence[LimitRequest]) -> str:
-        return self.describe("ask", requests[0].limiter_key.key)
+        return self.describe("ask", requests[0].limiter_key)
 
-    def describe(self, verb: str, key: str) -> str:
+    def describe(self, verb: str, charged: LimiterKey) -> str:
         """Return what is to be done, for errors and logs."""
-        return f"{verb} rate limiter {self._options.name!r}, key {key!r}"
+        return f"{verb} rate limiter {self._options.name!r}, {describe(charged)}"
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def _default_request(self, key: str) -> LimitRequest:
+    def _default_request(self, key: str, keys: Keys | None) -> LimitRequest:
         """Return the request of a call with the default costs, from the cache."""
+        values = None if keys is None else values_of(self._options, key, keys)
         try:
-            return self._default_requests[key]
-        except TypeError:  # the key is not hashable
+            return self._default_requests[key] if values is None else self._tree_requests[values]
+        except TypeError:  # a key is not hashable
+            if values is not None:
+                return self._new_tree_request(values)  # raises the error
             raise InvalidArgumentError(
                 f"rate limiter {self._options.name!r}: a key must be text, not {type(key).__name__}"
             ) from None
 
-    def _limiter_key(self, key: str) -> LimiterKey:
-        return self._default_request(key).limiter_key
+    def _limiter_key(self, key: str, keys: Keys | None) -> LimiterKey:
+        return self._default_request(key, keys).limiter_key
 
     def _new_default_request(self, key: str) -> LimitRequest:
         """Return the request of a call that costs 1 of every limit."""
-        if key != "":
-            check_name("rate limiter's key", key)
-        limiter_key = LimiterKey(self._options.name, key, self._options.cache_denials)
-        return LimitRequest(limiter_key, self._default_costs, count_denied=self._options.count_denied)
+        charged = limiter_key(self._options, key)
+        return LimitRequest(charged, self._default_costs, count_denied=self._options.count_denied)
+
+    def _new_tree_request(self, values: tuple[str, ...]) -> LimitRequest:
+        """Return the request of a call with a key for each limit that costs 1 of every limit."""
+        return LimitRequest(tree_key(self._options, values), self._default_costs)
+
+    def _part(self, key: str, keys: Keys | None) -> tuple[LimiterKey, Limits]:
+        """Return what concerns some keys of a budget tree, and their limits; else the key and all limits."""
+        if keys is None:
+            return self._limiter_key(key, None), self._limits
+        charged = subset(self._options, key, keys)
+        return charged, tuple((name, self._options.limits[name]) for name, _ in charged.keys)
 
     def _costs(self, costs: Mapping[str, int]) -> tuple[int, ...]:
         """Return the cost of a call for each limit: 1 where it is not named."""
@@ -135,6 +151,9 @@ class LimiterFlow(Generic[P]):
             return self._default_costs
         limits = self._options.limits
         named = {"" if name == "cost" and "" in limits else name: cost for name, cost in costs.items()}
+        if self._options.root is not None and "cost" in named:
+            check_count("the cost", cost := named.pop("cost"), least=0)
+            named = {name: cost for name, limit in self._limits if not limit.leased} | named
         if not named.keys() <= limits.keys():
             unknown = min(named.keys() - limits.keys())
             names = "cost" if "" in limits else ", ".join(limits)
@@ -146,14 +165,18 @@ class LimiterFlow(Generic[P]):
         return tuple([named.get(name, 1) for name in limits])
 
     def checked(
-        self, key: str, costs: Mapping[str, int], timeout: float | None
-    ) -> tuple[str, Mapping[str, int], float | None]:
+        self, key: str, keys: Keys | None, costs: Mapping[str, int], timeout: float | None
+    ) -> tuple[str, Keys | None, Mapping[str, int], float | None]:
         """Return the arguments for a later `acquire`, checked."""
-        self._limiter_key(key)
+        self._limiter_key(key, keys)
+        self.check_call(costs, timeout)
+        return key, keys, costs, timeout
+
+    def check_call(self, costs: Mapping[str, int], timeout: float | None) -> None:
+        """Raise for costs or a timeout that can't be used."""
         self._costs(costs)
         if timeout is not None:
             check_seconds("timeout", timeout)
-        return key, costs, timeout
 
     def _token(self) -> str:
         return self.engine.token() if self._has_slots else ""
@@ -221,9 +244,9 @@ class LimiterFlow(Generic[P]):
         try:
             await self._driver.settle(request.limiter_key, request.token, charges)
         except AWAY as error:
-            self.engine.outages.failed(self.describe("withdraw from", request.limiter_key.key), error)
+            self.engine.outages.failed(self.describe("withdraw from", request.limiter_key), error)
         except AilfError as error:
-            key = request.limiter_key.key
+            key = label(request.limiter_key)
             about = About(f"rate limiter {self._options.name!r}", {"backend": self.engine.driver.url, "key": key})
             log.warning(about, "the charge of an abandoned call was not refunded: %s", error)
 
@@ -237,17 +260,18 @@ class LimiterFlow(Generic[P]):
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
-    def _decision(self, result: LimitResult, request: LimitRequest) -> Decision[P]:
-        """Return a result as the decision that users get."""
+    def _decision(self, result: LimitResult, request: LimitRequest, limits_of: Limits | None = None) -> Decision[P]:
+        """Return a result as the decision that users get; of a look at some limits, these are given."""
         if self._backend_failed:
             self._backend_failed = False
             self.engine.outages.worked()
         levels = result.levels
+        names = self._limits if limits_of is None else limits_of
         if len(levels) == 1:
-            limits = {self._names[0]: levels[0]}
+            limits = {names[0][0]: levels[0]}
             remaining, reset_after = levels[0].remaining, levels[0].reset_after
         else:
-            limits = dict(zip(self._names, levels, strict=True))
+            limits = {name: level for (name, _), level in zip(names, levels, strict=True)}
             remaining = min([each.remaining for each in levels])
             reset_after = max([each.reset_after for each in levels])
         if not result.allowed:
@@ -265,7 +289,9 @@ class LimiterFlow(Generic[P]):
             flow.ready_at = self.engine.runtime.now() + result.retry_after
         return self._permit_class(flow)
 
-    def _without_backend(self, request: LimitRequest, error: BackendError) -> Decision[P]:
+    def _without_backend(
+        self, request: LimitRequest, error: BackendError, limits_of: Limits | None = None
+    ) -> Decision[P]:
         """Return the decision of `on_backend_error`, or raise the error."""
         if self._options.on_backend_error == "raise":
             raise error
@@ -274,7 +300,7 @@ class LimiterFlow(Generic[P]):
         self.engine.outages.failed(what, error)
         self._backend_failed = True
         retry_after = 0.0 if allowed else 1.0
-        limits = {name: LimitState(0, retry_after, 0.0) for name, _ in self._limits}
+        limits = {name: LimitState(0, retry_after, 0.0) for name, _ in limits_of or self._limits}
         permit = self._free_permit(request) if allowed else None
         return Decision(allowed, 0, retry_after, 0.0, limits, None, 0.0, permit, error)
 
@@ -286,11 +312,11 @@ class LimiterFlow(Generic[P]):
 
     # --- the methods ---------------------------------------------------------------------------------------------
 
-    async def try_acquire(self, key: str, costs: Mapping[str, int]) -> Decision[P]:
+    async def try_acquire(self, key: str, keys: Keys | None, costs: Mapping[str, int]) -> Decision[P]:
         try:
-            request = self._default_requests[key]
+            request = self._default_requests[key] if keys is None else self._default_request(key, keys)
         except TypeError:  # the key is not hashable: raise the right error
-            request = self._default_request(key)
+            request = self._default_request(key, keys)
         if costs or self._has_slots:
             request = LimitRequest(request.limiter_key, self._costs(costs), self._token(), 0.0, request.count_denied)
         denials, since = self._denials, 0.0
@@ -311,24 +337,25 @@ class LimiterFlow(Generic[P]):
             denials.note(request, result, since)
         return self._decision(result, request)
 
-    async def acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
+    async def acquire(self, key: str, keys: Keys | None, costs: Mapping[str, int], timeout: float | None) -> P:
         if timeout is not None:
             check_seconds("timeout", timeout)
-        acquiring, instruments = self._acquire(key, costs, timeout), self.engine.instruments
+        charged = self._limiter_key(key, keys)
+        acquiring, instruments = self._acquire(charged, costs, timeout), self.engine.instruments
         if not instruments.waited:
             return await acquiring
         now = self.engine.runtime.now
-        return await instruments.observe_waiting("rate_limiter", self._options.name, key, acquiring, now)
+        return await instruments.observe_waiting("rate_limiter", self._options.name, label(charged), acquiring, now)
 
-    async def _acquire(self, key: str, costs: Mapping[str, int], timeout: float | None) -> P:
+    async def _acquire(self, charged: LimiterKey, costs: Mapping[str, int], timeout: float | None) -> P:
         """Try once, then wait in the queue.
 
         Raises:
             RateLimitedError: The time has passed, or the call can never be allowed.
         """
         until = float("inf") if timeout is None else self.engine.runtime.now() + timeout
-        call = LimitRequest(self._limiter_key(key), self._costs(costs))  # a waiting call isn't charged for denials
-        what = self.describe("acquire", key)
+        call = LimitRequest(charged, self._costs(costs))  # a waiting call isn't charged for denials
+        what = self.describe("acquire", charged)
         self._check_possible(what, call.costs)
         latest: list[Decision[P]] = []
 
@@ -401,7 +428,9 @@ class LimiterFlow(Generic[P]):
                 )
 
     @contextlib.contextmanager
-    def iterating(self, key: str, costs: Mapping[str, int], timeout: float | None) -> Iterator[Iteration]:
+    def iterating(
+        self, key: str, keys: Keys | None, costs: Mapping[str, int], timeout: float | None
+    ) -> Iterator[Iteration]:
         """Note that a generator holds the slots of this call while it is iterated; see `RateLimiter.limited`.
 
         A thread or task that waits without a timeout for slots of its own unfinished generators would wait for ever.
@@ -409,36 +438,40 @@ class LimiterFlow(Generic[P]):
         Raises:
             RateLimitedError: This call would wait for itself.
         """
-        needed = self._costs(costs)
-        caller = asyncio.current_task() if self.engine.runtime.flavour == "asyncio" else threading.get_ident()
-        held = self._iterating.get((caller, key), [])
-        for index, (name, limit) in enumerate(self._limits):
-            if limit.leased and timeout is None:
-                own = sum(each[index] for each in held)
-                if own and own + needed[index] > limit.capacity:
+        charged, needed = self._limiter_key(key, keys), self._costs(costs)
+        asynchronous = self.engine.runtime.flavour == "asyncio"
+        caller: object = asyncio.current_task() if asynchronous else threading.get_ident()
+        slots: dict[tuple[object, LimiterKey, str], int] = {}
+        for (name, limit), cost in zip(self._limits, needed, strict=True):
+            if limit.leased and cost:
+                place = caller, charged.branch_of(name), name
+                slots[place], own = cost, self._iterating.get(place, 0)
+                if timeout is None and own and own + cost > limit.capacity:
                     raise RateLimitedError(
-                        f"{self.describe('acquire', key)}: generators that this thread or task has not finished hold "
-                        f"{own} of {_label(name, limit)}, so it would wait for itself for ever. Finish or close "
+                        f"{self.describe('acquire', charged)}: generators that this thread or task has not finished "
+                        f"hold {own} of {_label(name, limit)}, so it would wait for itself for ever. Finish or close "
                         "them first, or give limited(…) a timeout",
                         retry_after=None,
                         bound=name,
                     )
-        self._iterating[caller, key] = [*held, needed]
+        for place, cost in slots.items():
+            self._iterating[place] = self._iterating.get(place, 0) + cost
         iteration = Iteration()
         self.engine.track(iteration)
         try:
             yield iteration
         finally:
             self.engine.untrack(iteration)
-            left = self._iterating.pop((caller, key))
-            left.remove(needed)
-            if left:
-                self._iterating[caller, key] = left
+            for place, cost in slots.items():
+                left = self._iterating.pop(place) - cost
+                if left:
+                    self._iterating[place] = left
 
-    async def reserve(self, key: str, costs: Mapping[str, int], within: float | None) -> P:
-        what = self.describe("reserve", key)
+    async def reserve(self, key: str, keys: Keys | None, costs: Mapping[str, int], within: float | None) -> P:
+        charged = self._limiter_key(key, keys)
+        what = self.describe("reserve", charged)
         max_wait = 86_400.0 if within is None else check_seconds("within", within)
-        request = LimitRequest(self._limiter_key(key), self._costs(costs), "", max_wait, self._options.count_denied)
+        request = LimitRequest(charged, self._costs(costs), "", max_wait, self._options.count_denied)
         for (_, limit), cost in zip(self._limits, request.costs, strict=True):
             if cost and not limit.reservable:
                 raise UnsupportedError(f"{what}: only token buckets can be charged in advance, not the limit {limit}")
@@ -448,16 +481,38 @@ class LimiterFlow(Generic[P]):
             raise self._too_late(what, max_wait, decision)
         return self._granted(decision, request)
 
-    async def peek(self, key: str) -> Decision[P]:
-        return await self._decided(LimitRequest(self._limiter_key(key), (0,) * len(self._limits)))
+    async def peek(self, key: str, keys: Keys | None) -> Decision[P]:
+        if keys is None:
+            return await self._decided(LimitRequest(self._limiter_key(key, None), (0,) * len(self._limits)))
+        charged, limits = self._part(key, keys)
+        request = LimitRequest(charged, (0,) * len(limits))
+        what, decide = self.describe("peek", charged), self._driver.decide
+        try:
+            (result,) = await self.engine.call(what, decide, limits, (request,), again=True, until=self._until)
+            if isinstance(result, BackendError):
+                raise result
+        except BackendError as error:
+            return self._without_backend(request, error, limits)
+        return self._decision(result, request, limits)
 
     async def observe(
-        self, key: str, limit: str, remaining: int | None, reset_after: float | None, retry_after: float | None
+        self,
+        key: str,
+        keys: Keys | None,
+        limit: str,
+        remaining: int | None,
+        reset_after: float | None,
+        retry_after: float | None,
     ) -> None:
         limits = self._options.limits
         if limit not in tuple(limits):
             names = ", ".join(map(repr, limits))
             raise InvalidArgumentError(f"rate limiter {self._options.name!r} has no limit {limit!r}; it has: {names}")
+        charged, of = self._part(key, keys)
+        if (limit, limits[limit]) not in of:
+            raise InvalidArgumentError(
+                f"rate limiter {self._options.name!r}: observe(limit={limit!r}) needs the key of that limit in keys"
+            )
         observation = Observation(
             limit,
             limits[limit],
@@ -465,33 +520,33 @@ class LimiterFlow(Generic[P]):
             0.0 if reset_after is None else check_seconds("reset_after", reset_after),
             0.0 if retry_after is None else check_seconds("retry_after", retry_after),
         )
-        what = self.describe("observe", key)
+        what = self.describe("observe", charged)
         if limits[limit].leased:
             raise InvalidArgumentError(f"{what}: limit {limit!r} is a Concurrency, which can't be observed")
         wait, longest = max(observation.reset_after, observation.pause), limits[limit].longest_wait
         if wait > longest:
             raise InvalidArgumentError(f"{what}: limit {limit!r} can't count a wait of {wait:g} s, only {longest:g} s")
-        await self.engine.call(what, self._driver.observe, self._limiter_key(key), observation, again=True)
+        await self.engine.call(what, self._driver.observe, charged, observation, again=True)
 
-    async def reset(self, key: str) -> None:
-        what = self.describe("reset", key)
+    async def reset(self, key: str, keys: Keys | None) -> None:
+        charged, limits = self._part(key, keys)
+        what = self.describe("reset", charged)
         if self._options.cache_denials:
             raise UnsupportedError(f"{what}: a limiter with cache_denials can't be reset, as it remembers denials")
-        await self.engine.call(what, self._driver.reset, self._limiter_key(key), self._limits, again=True)
+        await self.engine.call(what, self._driver.reset, charged, limits, again=True)
 
     # --- errors --------------------------------------------------------------------------------------------------
 
-    def entered_already(self, key: str) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            f"{self.describe('hold', key)}: already entered; each `with` needs a hold() of its own"
-        )
+    def entered_already(self, key: str, keys: Keys | None) -> InvalidArgumentError:
+        what = self.describe("hold", self._limiter_key(key, keys))
+        return InvalidArgumentError(f"{what}: already entered; each `with` needs a hold() of its own")
 
     def _too_late(self, what: str, timeout: float | None, latest: Decision[Any]) -> RateLimitedError:
         within = "" if not timeout else f" within {timeout:g} s"
         if latest.error is not None:
             why = f"the backend can't answer ({latest.error})"
         elif latest.bound is None:
-            why = "other calls wait before it in the key's queue"
+            why = "other calls wait before it in the queue of a key"
         else:
             name = _label(latest.bound, self._options.limits[latest.bound])
             why = f"{name} allows it in {latest.retry_after or 0.0:g} s"

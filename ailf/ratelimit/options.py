@@ -13,7 +13,7 @@ __all__ = ["LimiterOptions", "OnBackendError"]
 
 OnBackendError = Literal["raise", "allow", "deny"]
 
-RESERVED = {"key", "timeout", "within", "cost", "limit"}
+RESERVED = {"key", "keys", "timeout", "within", "cost", "limit"}
 """Names that limits can't have: the methods that take costs by name have arguments of these names."""
 
 MAX_LIMITS = 16
@@ -25,6 +25,7 @@ class LimiterOptions:
 
     name: str
     limits: Mapping[str, Limit]
+    root: str | None
     on_backend_error: OnBackendError
     count_denied: bool
     cache_denials: bool
@@ -36,6 +37,7 @@ class LimiterOptions:
         limit: Limit | str | None,
         limits: Mapping[str, Limit | str],
         *,
+        root: str | None,
         on_backend_error: OnBackendError,
         count_denied: bool,
         cache_denials: bool,
@@ -52,6 +54,8 @@ class LimiterOptions:
             raise InvalidArgumentError(f"{what}: a limit can't be called {min(reserved)!r}, the name of an argument")
         if len(limits) > MAX_LIMITS:
             raise InvalidArgumentError(f"{what} has {len(limits)} limits; at most {MAX_LIMITS} are allowed")
+        if root is not None:
+            check_name(f"root of rate limiter {name!r}", root)
         check_flag("count_denied", count_denied)
         check_flag("cache_denials", cache_denials)
         if on_backend_error not in ("raise", "allow", "deny"):
@@ -63,9 +67,15 @@ class LimiterOptions:
             raise InvalidArgumentError(
                 f"{what}: cache_denials can't be combined with Concurrency, whose slots are released at any time"
             )
+        if count_denied and root is not None:
+            raise InvalidArgumentError(
+                f"{what}: count_denied can't be combined with root: the denied calls of one key would use up a limit "
+                "that it shares with others"
+            )
         return cls(
             name=name,
             limits=checked,
+            root=root,
             on_backend_error=on_backend_error,
             count_denied=count_denied,
             cache_denials=cache_denials,

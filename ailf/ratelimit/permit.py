@@ -17,6 +17,7 @@ from ailf.engine.renewed_lease import RenewedLease, enumerated
 from ailf.errors import AilfError, BackendError, InvalidArgumentError, SettledError, UnsupportedError
 from ailf.limits import Concurrency
 from ailf.logs import Fields, Log
+from ailf.ratelimit.keys import describe, label
 from ailf.runtime import run
 from ailf.values import LimitState
 
@@ -56,11 +57,11 @@ class PermitLease(RenewedLease):
     def describe(cls, leases: Sequence["PermitLease"], count: int) -> str:
         """Return a description for the log of `count` leases, of which these are the first."""
         keys = [each.slots.limiter_key for each in leases]
-        calls = enumerated([f"rate limiter {each.limiter!r}, key {each.key!r}" for each in keys], count)
+        calls = enumerated([f"rate limiter {each.limiter!r}, {describe(each)}" for each in keys], count)
         return f"the lease{'s' * (count > 1)} on concurrency slots of {calls}"
 
     def log_fields(self) -> Fields:
-        return {"key": self.slots.limiter_key.key}
+        return {"key": label(self.slots.limiter_key)}
 
 
 class PermitFlow(msgspec.Struct, eq=False):
@@ -83,11 +84,11 @@ class PermitFlow(msgspec.Struct, eq=False):
     _lease: PermitLease | None = None
 
     def __str__(self) -> str:
-        return f"a call of rate limiter {self.limiter_key.limiter!r}, key {self.limiter_key.key!r}"
+        return f"a call of rate limiter {self.limiter_key.limiter!r}, {describe(self.limiter_key)}"
 
     def log_fields(self) -> Fields:
         """Return the fields of a record of the log that is about it."""
-        return {"backend": self.engine.driver.url, "key": self.limiter_key.key}
+        return {"backend": self.engine.driver.url, "key": label(self.limiter_key)}
 
     @property
     def limiter_key(self) -> LimiterKey:
@@ -103,6 +104,9 @@ class PermitFlow(msgspec.Struct, eq=False):
         """Replace the charges with the actual costs, once."""
         costs = {name: check_count(f"the actual cost of {name!r}", cost, least=0) for name, cost in actual.items()}
         charges = self._settleable()
+        if self.limiter_key.root is not None and "" in costs and "" not in charges:
+            cost = costs.pop("")
+            costs = dict.fromkeys(charges, cost) | costs
         if unknown := set(costs) - set(charges):
             names = ", ".join(map(repr, charges)) or "none"
             raise InvalidArgumentError(
@@ -243,8 +247,14 @@ class _PermitBase(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def key(self) -> str:
-        """The key that was charged."""
+        """The key that was charged; "" if the call gave a key for each limit (`keys`)."""
         return self._flow.limiter_key.key
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """The key under which each limit was charged, by name."""
+        charged = self._flow.limiter_key
+        return dict(charged.keys) if charged.keys else {name: charged.key for name, _ in self._flow.limits}
 
     @property
     def limits(self) -> Mapping[str, LimitState]:
@@ -269,7 +279,7 @@ class _PermitBase(msgspec.Struct, eq=False, weakref=True):
     def __repr__(self) -> str:
         charged = zip(self._flow.limits, self._flow.request.costs, strict=True)
         costs = ", ".join(f"{name or 'cost'}={cost}" for (name, _), cost in charged if cost)
-        return f"<{type(self).__name__} {self.key!r} {costs}>"
+        return f"<{type(self).__name__} {label(self._flow.limiter_key)!r} {costs}>"
 
 
 class Permit(_PermitBase):
@@ -291,7 +301,8 @@ class Permit(_PermitBase):
         (``on_backend_error="allow"``) was not charged, so settling it changes nothing.
 
         Arguments:
-            actual: The actual costs by limit; ``cost`` for an unnamed limit.
+            actual: The actual costs by limit; ``cost`` for an unnamed limit, and in a budget tree for each rate that is
+                not named.
 
         Raises:
             InvalidArgumentError: The limiter has no such limit, or it is a `Concurrency`.
@@ -349,7 +360,8 @@ class AsyncPermit(_PermitBase):
         (``on_backend_error="allow"``) was not charged, so settling it changes nothing.
 
         Arguments:
-            actual: The actual costs by limit; ``cost`` for an unnamed limit.
+            actual: The actual costs by limit; ``cost`` for an unnamed limit, and in a budget tree for each rate that is
+                not named.
 
         Raises:
             InvalidArgumentError: The limiter has no such limit, or it is a `Concurrency`.

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 __all__ = ["SortedNames"]
 
-K = TypeVar("K", str, tuple[str, str])
+K = TypeVar("K", str, tuple[str, str, str, str])
 
 
 class SortedNames(Generic[K]):

@@ -1,4 +1,4 @@
-"""The state of one key of a rate limiter: the state of each limit, and the wait queue. *Now* is an argument."""
+"""The state of one branch of a rate limiter: the state of each limit, and the wait queue. *Now* is an argument."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from ailf.driver import LimitResult, Limits
+from ailf.driver import LimiterKey, LimitResult, Limits
 from ailf.limits import Algorithm, Limit, State
 from ailf.values import LimitState
-from ailf_memory.state.wait_queue import WaitQueue
+from ailf_memory.state.wait_queue import QueuedWaiter, WaitQueue
 
-__all__ = ["LimiterState", "algorithms_of"]
+__all__ = ["Branch", "LimiterState", "algorithms_of", "branches_of"]
 
 
 def kept_under(name: str, limit: Limit) -> str:
@@ -23,6 +23,12 @@ def kept_under(name: str, limit: Limit) -> str:
 def algorithms_of(limits: Limits) -> list[tuple[str, Any]]:
     """Return, for each limit, the name under which its state is kept, and its algorithm."""
     return [(kept_under(name, limit), _algorithm_of(limit)) for name, limit in limits]
+
+
+@lru_cache(maxsize=4096)
+def branches_of(limiter_key: LimiterKey) -> tuple[LimiterKey, ...]:
+    """Return the branches of a key, from a cache."""
+    return limiter_key.branches()
 
 
 @lru_cache(maxsize=1024)
@@ -37,7 +43,7 @@ class StoredState(msgspec.Struct, gc=False):
 
 
 class LimiterState(msgspec.Struct, gc=False):
-    """One key of a limiter. The garbage collector doesn't visit it; see `WaitQueue`.
+    """One branch of a limiter. The garbage collector doesn't visit it; see `WaitQueue`.
 
     Attributes:
         queue: The wait queue.
@@ -99,3 +105,35 @@ class LimiterState(msgspec.Struct, gc=False):
     def idle(self, now_ms: int) -> bool:
         """Tell whether all limits are at full capacity and no live waiter is in the queue."""
         return self.ends_ms <= now_ms and self.queue.first_alive(now_ms) is None
+
+
+class Branch(msgspec.Struct, gc=False):
+    """One branch, for one call on it.
+
+    Attributes:
+        key: The branch.
+        state: Its state; None if it has none.
+        first: The token of its first waiter, or None.
+        own: The call itself, if it waits here.
+        behind: Whether the first waiter came before the call.
+        wait_ms: The ms until its limits allow the call, and its first waiter has tried again.
+    """
+
+    key: LimiterKey
+    state: LimiterState | None
+    first: str | None = None
+    own: QueuedWaiter | None = None
+    behind: bool = False
+    wait_ms: int = 0
+
+    @property
+    def queue(self) -> WaitQueue:
+        """The wait queue of a branch that has a state."""
+        assert self.state is not None, "a branch without a state has no waiters"  # noqa: S101 - for the type checker
+        return self.state.queue
+
+    @property
+    def first_waiter(self) -> QueuedWaiter:
+        """The first waiter, where there is one."""
+        assert self.first is not None, "only asked for where there is one"  # noqa: S101 - as above
+        return self.queue.waiters[self.first]

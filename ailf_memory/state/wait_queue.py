@@ -1,5 +1,6 @@
 """The wait queue of a lock or of a limiter's key, in memory."""
 
+import itertools
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -21,6 +22,9 @@ WAKES: Final = 3
 RESERVED_MS: Final = 1000
 """How long a lock is reserved for such a waiter."""
 
+_arrivals = itertools.count(1)
+"""The numbers of arrivals, of all stores of the process."""
+
 
 @attrs.define
 class QueuedWaiter:
@@ -31,6 +35,7 @@ class QueuedWaiter:
         alive_ms: Until when it counts as alive.
         rechecks_ms: When it tries by itself.
         counts: Whether its wake-ups count.
+        since: The number of its arrival in the store: lower than that of a waiter, of any queue, that came later.
         wakes: The number of wake-ups that have counted.
         reserved_ms: Until when what it waits for is reserved for it; 0 before the last wake-up that counts.
     """
@@ -39,6 +44,7 @@ class QueuedWaiter:
     alive_ms: int
     rechecks_ms: int
     counts: bool
+    since: int
     wakes: int = 0
     reserved_ms: int = 0
 
@@ -83,18 +89,37 @@ class WaitQueue(msgspec.Struct, gc=False):
             del self.waiters[token]
         return None
 
-    def enqueue(self, token: str, waiter: WaiterInfo, now_ms: int, rechecks_ms: int, *, counts: bool = False) -> None:
+    def enqueue(
+        self,
+        token: str,
+        waiter: WaiterInfo,
+        now_ms: int,
+        rechecks_ms: int,
+        *,
+        counts: bool = False,
+        since: int | None = None,
+    ) -> None:
         """Put a waiter at the end; a live one that is in the queue already keeps its place.
 
-        It also keeps the count of its wake-ups, unless its reservation is over.
+        It also keeps the count of its wake-ups, unless its reservation is over. One that came from another queue, where
+        its arrival had the number ``since``, is put before those that arrived later.
         """
         if not self.alive(token, now_ms):
             self.waiters.pop(token, None)
-        queued = QueuedWaiter(waiter.channel, now_ms + to_ms(waiter.lease), rechecks_ms, counts)
         kept = self.waiters.get(token)
+        later = {} if since is None or kept is not None else self._pop_later_than(since)
+        if since is None:
+            since = next(_arrivals) if kept is None else kept.since
+        queued = QueuedWaiter(waiter.channel, now_ms + to_ms(waiter.lease), rechecks_ms, counts, since)
         if kept is not None and counts and (kept.wakes < WAKES or kept.reserved_until(now_ms) is not None):
             queued.wakes, queued.reserved_ms = kept.wakes, kept.reserved_ms
         self.waiters[token] = queued
+        self.waiters.update(later)
+
+    def _pop_later_than(self, since: int) -> dict[str, QueuedWaiter]:
+        """Remove the waiters that arrived later than this, and return them in order."""
+        later = list(itertools.takewhile(lambda token: self.waiters[token].since > since, reversed(self.waiters)))
+        return {token: self.waiters.pop(token) for token in reversed(later)}
 
     def leave(self, token: str) -> None:
         """Remove a waiter."""

@@ -33,6 +33,9 @@ COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", b"1", [1], math.nan]
 WAITS: list[Any] = [-1, -0.001, math.nan, math.inf, -math.inf, "1", b"1", True, [1]]
 TIMES: list[Any] = [*WAITS, 0]
 COSTS: list[Any] = [-1, 1.0, 1.5, True, "1", None, math.nan]
+SOME_KEYS: list[Any] = [5, ["a"], "a", {}, {"c": "k"}, {"a": 5}, {"a": ""}, {"a": ["k"]}, {"a": "n" * 513}]
+KEYS: list[Any] = [{"a": "k"}, *({"b": "k"} | each if isinstance(each, dict) else each for each in SOME_KEYS)]
+"""Keys of a budget tree that lack one, have one too many, or one that can't be used."""
 PREFIXES: list[Any] = [None, 5, b"name", ["name"], "n" * 513, "\ud800"]
 SIZES: list[Any] = [*COUNTS, None, 10_001]
 CURSORS: list[Any] = [
@@ -72,6 +75,7 @@ class Targets:
     lock: Any
     limiter: Any
     many: Any
+    tree: Any
 
     @classmethod
     def on(cls, backend: Any) -> "Targets":
@@ -85,6 +89,7 @@ class Targets:
             lock=backend.lock("l"),
             limiter=backend.rate_limiter("r", "5/hour"),
             many=backend.rate_limiter("many", a="5/hour", b="2 parallel"),
+            tree=backend.rate_limiter("tree", root="r", a="5/hour", b="2 parallel"),
         )
 
 
@@ -134,6 +139,10 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "rate_limiter(on_backend_error=)": (
         lambda o, bad: o.backend.rate_limiter("r", "5/hour", on_backend_error=bad),
         ["", "ignore", None, 5, ["allow"]],
+    ),
+    "rate_limiter(root=)": (
+        lambda o, bad: o.backend.rate_limiter("r", a="5/hour", root=bad),
+        [each for each in NAMES if each is not None],
     ),
     "rate_limiter(count_denied=)": (lambda o, bad: o.backend.rate_limiter("r", "5/hour", count_denied=bad), FLAGS),
     "rate_limiter(cache_denials=)": (lambda o, bad: o.backend.rate_limiter("r", "5/hour", cache_denials=bad), FLAGS),
@@ -261,6 +270,14 @@ ROWS: dict[str, tuple[Give, list[Any]]] = {
     "lock.held()(function)": (lambda o, bad: o.lock.held()(bad), [*CALLABLES, None]),
     "lock.break_(fence)": (lambda o, bad: o.lock.break_(bad), [*COUNTS, None]),
     # --- rate limiters
+    "try_acquire(keys=)": (lambda o, bad: o.tree.try_acquire(keys=bad), KEYS),
+    "acquire(keys=)": (lambda o, bad: o.tree.acquire(keys=bad), KEYS),
+    "hold(keys=)": (lambda o, bad: o.tree.hold(keys=bad), KEYS),
+    "limited(keys=)": (lambda o, bad: o.tree.limited(keys=bad), KEYS),
+    "reserve(keys=)": (lambda o, bad: o.tree.reserve(keys=bad), KEYS),
+    "peek(keys=)": (lambda o, bad: o.tree.peek(keys=bad), SOME_KEYS),
+    "reset(keys=)": (lambda o, bad: o.tree.reset(keys=bad), SOME_KEYS),
+    "observe(keys=)": (lambda o, bad: o.tree.observe(keys=bad, limit="a", remaining=1), [*SOME_KEYS, {"b": "k"}]),
     "try_acquire(key)": (lambda o, bad: o.limiter.try_acquire(bad), [*NAMES[1:], {}, True]),
     "try_acquire(cost=)": (lambda o, bad: o.limiter.try_acquire(cost=bad), COSTS),
     "try_acquire(**costs)": (lambda o, bad: o.many.try_acquire(**bad), [{"c": 1}, {"cost": 1}, {"a": -1}, {"b": "1"}]),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ailf.driver import LimiterKey
 from ailf.patterns import matches
+from ailf.values import LimiterName
 from ailf_redis.keys import HELPERS, Keys
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.text("{}%:a", min_size=1)
@@ -51,8 +52,14 @@ def test_names_of_keys(namespace: str, name: str, other: str, slots: str, no_ref
         assert [keys.lock_name(each) for each in others] == [None] * len(others)
         for key in ("", other):
             charges, queue, waiters, slot = keys.limiter(LimiterKey(name, key, no_refunds), (slots,))
-            assert keys.limiter_name(charges) == keys.limiter_name(slot) == (name, key)
+            assert keys.limiter_name(charges) == keys.limiter_name(slot) == LimiterName(name, key)
             assert keys.limiter_name(queue) is keys.limiter_name(waiters) is None
+        tree = LimiterKey(name, "", no_refunds, other, (("", namespace), (slots, name)))
+        charges, queue, waiters, *branch, slot = keys.limiter_tree(tree, (slots,))
+        assert keys.limiter_name(charges) == LimiterName(name, namespace, other, "")
+        assert keys.limiter_name(branch[0]) == keys.limiter_name(slot) == LimiterName(name, name, other, slots)
+        assert {keys.limiter_name(each) for each in (queue, waiters, *branch[1:])} == {None}
+        assert len({hash_tag(each) for each in keys.limiter_tree(tree, (slots,))}) == 1
         for helper in (*keys.group(name, other)[1:], keys.wake(name, other), keys.once(name, other)):
             assert keys.stream_name(helper) is None
             assert keys.meta_name(helper) is None
@@ -87,13 +94,16 @@ def test_any_text_as_a_key(text: str, namespace: str) -> None:
             f"{{{text}}}:ailf:lock:{text}",
             f"{{ailf:limit:{text}}}",
             f"{{{text}}}:ailf:limit",
+            f"{{ailf:limit:l:r}}:key:{text}",
         ):
             if (name := keys.stream_name(key)) is not None:
                 assert keys.stream(name) == key
             if (name := keys.lock_name(key)) is not None:
                 assert keys.lock(name)[0] == key
-            if (pair := keys.limiter_name(key)) is not None and ":slots:" not in key:
-                assert key in {keys.limiter(LimiterKey(*pair, final), ())[0] for final in (False, True)}
+            if (found := keys.limiter_name(key)) is not None and ":slots:" not in key:
+                pairs = () if found.limit is None else ((found.limit, found.key),)
+                made = [LimiterKey(found.name, found.key, final, found.root, pairs) for final in (False, True)]
+                assert key in {keys.limiter(each, ())[0] for each in made}
 
 
 def test_helpers_of_streams() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ailf.driver import LimiterKey
 from ailf_redis import keys, scripts
 from ailf_redis.keys import Keys
 
@@ -49,6 +50,8 @@ def test_scripts_name_their_keys(script: scripts.Script) -> None:
     used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", re.sub(r"--.*", "", script.text))}
     if "shared/lock" in parts:  # it indexes its keys by the number of the lock
         used |= set(range(1, len(Keys("").lock("l")) + 1))
+    if "shared/limit" in parts:  # it indexes its keys by the branch
+        used |= set(range(1, len(Keys("").limiter(LimiterKey("l", "k"), ())) + 1))
     assert named == used | set(range(1, len(unpacked[1].split(",")) + 1 if unpacked else 0))
     assert any("-- writes " in header(part) for part in parts) or script.name == "stream/info"
 

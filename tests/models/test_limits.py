@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ailf import Concurrency, FixedWindow, Limit, SlidingWindow, TokenBucket
-from ailf.driver import Charge, LimiterKey, LimitRequest, LimitResult, Observation, RateLimiterDriver, SlotLease
+from ailf.driver import (
+    Charge,
+    LimiterKey,
+    LimitRequest,
+    LimitResult,
+    Observation,
+    RateLimiterDriver,
+    SlotLease,
+    WaiterInfo,
+)
 from ailf.limits import LARGEST, State, decide
 from ailf.runtime import ThreadRuntime, run
 from ailf_memory import MemoryStore
@@ -207,25 +217,47 @@ def turned(
 
 
 class Player:
-    """Makes the same calls on the pure algorithms, on memory and on Redis, and compares them."""
+    """Makes the same calls on the pure algorithms, on memory and on Redis, and compares them.
 
-    def __init__(self, redis: RedisDriver, clock: TurnedClock, limits: dict[str, Limit], key: str) -> None:
+    Arguments:
+        redis: The driver of Redis.
+        clock: The clock of all of them.
+        limits: The limits.
+        key: The key, in a tree the root.
+        keys: In a tree the keys of each limit; a call chooses one for each.
+    """
+
+    def __init__(
+        self, redis: RedisDriver, clock: TurnedClock, limits: dict[str, Limit], key: str, keys: Sequence[str] = ()
+    ) -> None:
         self.clock = clock
         self.limits = limits
-        self.limiter_key = LimiterKey("limiter", key)
-        self.states: dict[str, State] = dict.fromkeys(limits, ())
+        self.keys = keys
+        self.limiter_key = LimiterKey("limiter", key) if not keys else LimiterKey("limiter", "", root=key)
+        self.states: defaultdict[tuple[str, LimiterKey], State] = defaultdict(tuple)
         self.store = MemoryStore(clock)
+        self.store.limiters.sweep = lambda _: None  # type: ignore[method-assign]  # Redis keeps idle states here too
         self.redis = redis
         self.drivers: list[RateLimiterDriver] = [
             MemoryDriver(self.store, ThreadRuntime()).rate_limiter(),
             redis.rate_limiter(),
         ]
-        self.granted: list[tuple[str, list[Charge]]] = []
+        self.granted: list[tuple[LimiterKey, str, list[Charge]]] = []
         self.tokens = (f"t{number}" for number in itertools.count())
 
     def every(self, method: str, *args: Any) -> list[Any]:
         """Call a method on both backends, and return the results."""
         return [run(getattr(driver, method)(*args)) for driver in self.drivers]
+
+    def choose(self, chance: random.Random) -> None:
+        """Choose the keys of the next calls."""
+        if self.keys:
+            keys = tuple((name, chance.choice(self.keys)) for name in self.limits)
+            self.limiter_key = replace(self.limiter_key, keys=keys)
+
+    def place(self, name: str, charged: LimiterKey | None = None) -> tuple[str, LimiterKey]:
+        """Return where the state of a limit is, under the chosen keys or those of an earlier call."""
+        return name, (charged or self.limiter_key).branch_of(name)
 
     def decide(self, costs: dict[str, int], *, max_wait: int, count_denied: bool) -> None:
         """Decide on a call."""
@@ -235,46 +267,49 @@ class Player:
             self.limiter_key, tuple(costs[name] for name in self.limits), token, max_wait / 1000, count_denied
         )
         (memory,), (redis,) = self.every("decide", tuple(self.limits.items()), [request])
-        costed = [(each.limit.algorithm(), self.states[each.name], each.cost) for each in charges]
+        costed = [(each.limit.algorithm(), self.states[self.place(each.name)], each.cost) for each in charges]
         expected = decide(costed, self.clock.ms, token, max_wait=max_wait, count_denied=count_denied)
-        self.states = dict(zip(self.limits, expected.states, strict=True))
+        self.states.update(zip(map(self.place, self.limits), expected.states, strict=True))
         assert memory.allowed is expected.allowed
         assert [each.retry_after for each in memory.levels] == [None if w is None else w / 1000 for w in expected.waits]
         assert _comparable(redis) == _comparable(memory)
         if memory.allowed:
             pairs = zip(charges, memory.receipts, strict=True)
-            self.granted.append((token, [replace(each, receipt=receipt) for each, receipt in pairs]))
+            made = [replace(each, receipt=receipt) for each, receipt in pairs]
+            self.granted.append((self.limiter_key, token, made))
 
     def settle(self, pick: int, share: float) -> None:
         """Settle one of the allowed calls."""
-        token, charges = self.granted.pop(pick % len(self.granted))
+        charged, token, charges = self.granted.pop(pick % len(self.granted))
         settled = [
             replace(each, actual=round((each.cost or 1) * share))  # a slot is freed or kept
             for each in charges
             if each.cost or not isinstance(each.limit, Concurrency)
         ]
-        self.every("settle", self.limiter_key, token, settled)
+        self.every("settle", charged, token, settled)
         for each in settled:
-            its, state = each.limit.algorithm(), self.states[each.name]
-            self.states[each.name] = its.true_up(state, self.clock.ms, token, each.receipt, each.cost, each.actual)
+            its, place = each.limit.algorithm(), self.place(each.name, charged)
+            before = self.states[place]
+            self.states[place] = its.true_up(before, self.clock.ms, token, each.receipt, each.cost, each.actual)
 
     def extend(self, pick: int) -> None:
         """Extend the slots of one call."""
-        token, charges = self.granted[pick % len(self.granted)]
+        charged, token, charges = self.granted[pick % len(self.granted)]
         held = tuple((each.name, each.limit) for each in charges if each.cost and isinstance(each.limit, Concurrency))
         if not held:
             return
-        memory, redis = self.every("extend", [SlotLease(self.limiter_key, token, held)])
+        memory, redis = self.every("extend", [SlotLease(charged, token, held)])
         assert memory == redis
         for name, limit in held:
-            its = limit.algorithm()
-            self.states[name] = its.extend(self.states[name], self.clock.ms, token) or self.states[name]  # type: ignore[attr-defined]
+            its, place = limit.algorithm(), self.place(name, charged)
+            self.states[place] = its.extend(self.states[place], self.clock.ms, token) or self.states[place]  # type: ignore[attr-defined]
 
     def observe(self, name: str, remaining: int | None, reset: int, pause: int) -> None:
         """Observe a provider's report."""
         limit = self.limits[name]
         self.every("observe", self.limiter_key, Observation(name, limit, remaining, reset / 1000, pause / 1000))
-        self.states[name] = limit.algorithm().observe(self.states[name], self.clock.ms, remaining, reset, pause)
+        place = self.place(name)
+        self.states[place] = limit.algorithm().observe(self.states[place], self.clock.ms, remaining, reset, pause)
 
     def change(self, name: str, chance: random.Random) -> None:
         """Make a limit larger or smaller from now on; former grants keep the limit that granted them."""
@@ -290,29 +325,31 @@ class Player:
             self.limits[name] = changed
 
     def reset(self) -> None:
-        """Reset all limits."""
+        """Reset all limits under the chosen keys."""
         self.every("reset", self.limiter_key, tuple(self.limits.items()))
-        self.states = dict.fromkeys(self.limits, ())
+        for name in self.limits:
+            self.states[self.place(name)] = ()
         self.granted.clear()
 
     def agree(self) -> None:
-        """Check that all states are equal, apart from slots that have ended."""
-        kept = self.store.limiters.get(self.limiter_key)
+        """Check that all states under the chosen keys are equal, apart from slots that have ended."""
         for name, limit in self.limits.items():
+            kept = self.store.limiters.get(self.limiter_key.branch_of(name))
             memory = kept.state_of(kept_under(name, limit)) if kept else ()
-            assert self._alive(memory) == self._alive(self.states[name]), name
-        assert self._stored() == {
-            redis_ratelimit._arguments(name, limit)[1]: state
-            for name, limit in self.limits.items()
-            if (state := self.states[name]) and not isinstance(limit, Concurrency)
-        }
+            assert self._alive(memory) == self._alive(self.states[self.place(name)]), name
+        for branch in self.limiter_key.branches():
+            assert self._stored(branch) == {
+                redis_ratelimit._arguments(name, limit)[1]: state
+                for name, limit in self.limits.items()
+                if (state := self.states.get((name, branch), ())) and not isinstance(limit, Concurrency)
+            }
 
     def _alive(self, state: State) -> State:
         return tuple(each for each in state if not isinstance(each, tuple) or each[0] > self.clock.ms)
 
-    def _stored(self) -> dict[str, State]:
-        """Return the states that Redis stores, by the id of the limit."""
-        text = (run(self.redis.executor.call("GET", self.redis.keys.limiter(self.limiter_key, ())[0])) or b"").decode()
+    def _stored(self, branch: LimiterKey) -> dict[str, State]:
+        """Return the states that Redis stores in a branch, by the id of the limit."""
+        text = (run(self.redis.executor.call("GET", self.redis.keys.limiter(branch, ())[0])) or b"").decode()
         parts = (each.split(":") for each in text.split(";") if each)
         marked = ((id_, *numbers.partition("!")) for id_, numbers in parts)
         return {
@@ -333,9 +370,13 @@ def _comparable(result: LimitResult) -> Any:
     return replace(result, receipts=[tuple(each for each in receipt if each) for receipt in receipts])
 
 
-@pytest.mark.parametrize("seed", range(5 if CAMPAIGN else 2))
-def test_redis_and_memory_agree_with_the_algorithms(turned: tuple[RedisDriver, TurnedClock], seed: int) -> None:
-    """R1, R2, R6, R7, R12, trap 27: results and states of 2000 calls of all kinds are equal.
+@pytest.mark.parametrize(
+    ("seed", "keys"), [(0, ""), (1, ""), (2, "ab"), *(((3, ""), (4, ""), (5, "abc")) if CAMPAIGN else ())]
+)
+def test_redis_and_memory_agree_with_the_algorithms(
+    turned: tuple[RedisDriver, TurnedClock], seed: int, keys: str
+) -> None:
+    """R1, R2, R6, R7, R12, R13, trap 27: results and states of 2000 calls of all kinds are equal, also in a tree.
 
     The clock steps forward and back, and the limits change.
     """
@@ -345,7 +386,9 @@ def test_redis_and_memory_agree_with_the_algorithms(turned: tuple[RedisDriver, T
     for number in range(2000):
         if player is None or chance.random() < 0.01:
             chosen = chance.sample(RATES, chance.randint(1, 3)) + [Concurrency(3, ttl=2.0)] * chance.randint(0, 1)
-            player = Player(redis, clock, {f"l{at}": limit for at, limit in enumerate(chosen)}, f"{seed}-{number}")
+            limits = {f"l{at}": limit for at, limit in enumerate(chosen)}
+            player = Player(redis, clock, limits, f"{seed}-{number}", keys)
+        player.choose(chance)
         if chance.random() < 0.05:
             player.change(chance.choice(list(player.limits)), chance)
         clock.ms += chance.choice([0, 0, 1, 7, 100, 1000, 5000, -1, -300, 86_400_000])
@@ -392,7 +435,56 @@ def test_one_bucket(turned: tuple[RedisDriver, TurnedClock], namespace: str, see
             assert list(map(_comparable, memory)) == list(map(_comparable, fetched))
             passed += all(each.allowed for each in memory)
             kept = player.store.limiters.get(player.limiter_key)
-            player.states[""] = kept.state_of(kept_under("", limit)) if kept else ()
+            player.states[player.place("")] = kept.state_of(kept_under("", limit)) if kept else ()
             player.agree()
     taken = int(run(redis.executor.call("GET", f"{namespace}:taken")))
     assert taken == passed > 300
+
+
+@pytest.mark.parametrize("keys", ["", "ab"])
+def test_the_wait_queues_agree(turned: tuple[RedisDriver, TurnedClock], keys: str) -> None:
+    """R10, R14: calls that wait, try again, give up and die are decided alike and stand alike in the wait queues."""
+    chance = random.Random(keys)
+    redis, clock = turned
+    limits = {"a": TokenBucket(3, per=0.5), "b": SlidingWindow(4, per=0.5), "c": Concurrency(2, ttl=1.0)}
+    player, waiter = Player(redis, clock, limits, "k", keys), WaiterInfo("channel", 5.0)
+    pending: dict[str, LimitRequest] = {}
+    moved = 0
+    for number in range(600):
+        clock.ms += chance.choice([1, 1, 3, 20, 200]) if chance.random() < 0.995 else 6000  # the last: all have died
+        token = chance.choice([*pending, f"t{number}"])
+        if token in pending and chance.random() < 0.1:
+            request = pending.pop(token)
+            player.every("settle", request.limiter_key, token, ())
+            continue
+        player.choose(chance)
+        fresh = LimitRequest(
+            player.limiter_key, tuple(chance.choice([0, 1, 1, 2]) for _ in limits), token, waiter=waiter
+        )
+        request = pending.get(token, fresh)
+        if chance.random() < 0.2:
+            request = replace(fresh, token=f"once {number}", waiter=None)
+        before = _queues(player, request)
+        (memory,), (fetched,) = player.every("decide", tuple(limits.items()), [request])
+        assert _comparable(fetched) == _comparable(memory)
+        places = [[token in each for each in queues] for queues in (before, _queues(player, request))]
+        moved += any(places[0]) and any(places[1]) and places[0] != places[1]
+        if request.waiter is not None:
+            pending[token] = request
+            if memory.allowed:
+                del pending[token]
+    assert moved > 5 if keys else not moved, moved
+
+
+def _queues(player: Player, request: LimitRequest) -> list[list[str]]:
+    """Return the live waiters of each branch of a request, in order; they must be the same on both backends."""
+    queues = []
+    for branch in request.limiter_key.branches():
+        kept, (_, queue, *_) = player.store.limiters.get(branch), player.redis.keys.limiter(branch, ())
+        memory = (
+            [] if kept is None else [each for each in kept.queue.waiters if kept.queue.alive(each, player.clock.ms)]
+        )
+        stored = [each.decode() for each in run(player.redis.executor.call("ZRANGE", queue, "0", "-1"))]
+        assert [each for each in stored if each in memory] == memory
+        queues.append(memory)
+    return queues

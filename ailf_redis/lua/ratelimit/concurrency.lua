@@ -1,19 +1,15 @@
 -- The concurrency limit, as ailf/limits has it; loaded after limit.lua.
 --
--- KEYS[4…] slots   for each concurrency limit, in their order: sorted set: "<token> <number>" -> ms when the slot
---                  ends; one that ends after LARGEST isn't ours and doesn't count
+-- KEYS    slots, for each concurrency limit (see limit.lua): sorted set: "<token> <number>" -> ms when the slot ends;
+--         one that ends after LARGEST isn't ours and doesn't count
 -- returns nothing by itself
--- writes  KEYS[4…] with the end of the last slot as TTL
+-- writes  the slots with the end of the last one as TTL
 -- bound   the slots of one call, which are no more than the limit allows
 
 makers.c = function()
-  local last = 3 -- the last key that is in use
   local after, latest = '(' .. number(now), number(LARGEST)
 
-  local function load(_, _, ttl, capacity)
-    last = last + 1
-    return { ttl = ttl, capacity = capacity, key = KEYS[last] }
-  end
+  local function load(_, _, ttl, capacity) return { ttl = ttl, capacity = capacity, key = next_slots() } end
 
   local function drop(slots, token)
     local slot = 1

@@ -4,7 +4,7 @@
 -- returns 1 if the state changed, else 0
 
 local limit = limit_at(4)
-limit.changed = limit:observe(ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0)
-if not limit.changed then return 0 end
+if not limit:observe(ARGV[1] + 0, ARGV[2] + 0, ARGV[3] + 0) then return 0 end
+change(limit)
 store()
 return 1

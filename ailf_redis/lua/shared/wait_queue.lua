@@ -104,12 +104,14 @@ local function make_methods()
   local function wake_if_earlier(self, ends) wake(self, nil, ends) end
 
   -- Add a waiter at the end; one that is in the queue keeps its position, and its turn, unless that is over. Its lease
-  -- begins anew. With `counts` its wake-ups count.
-  local function enqueue(self, token, lease, retries, channel, counts)
+  -- begins anew. With `counts` its wake-ups count. One that came from another queue keeps the position `since`.
+  local function enqueue(self, token, lease, retries, channel, counts, since)
     local turn = counts and 0 or -1
     if redis.call('ZSCORE', self.queue, token) then
       local _, _, _, kept = read_waiter(redis.call('HGET', self.waiters, token) or '')
       if counts and kept and (kept < WAKES or reserved_until(kept)) then turn = kept end
+    elseif since then
+      redis.call('ZADD', self.queue, since, token)
     else
       local largest = '(' .. number(LARGEST)
       local last = redis.call('ZREVRANGEBYSCORE', self.queue, largest, 0, 'WITHSCORES', 'LIMIT', 0, 1)[2]

@@ -89,6 +89,8 @@ def furnish(backend: ailf.Backend) -> dict[str, str]:
     report = backend.lock("report", ttl=3600).try_acquire()
     assert report is not None
     backend.rate_limiter("api", "10/hour").try_acquire("alice")
+    budget = backend.rate_limiter("budget", root="acme", run="100/hour", team="300/hour")
+    budget.try_acquire(keys={"run": "r1", "team": "search"}, cost=10)
     pool = backend.semaphore("pool", 2, ttl=3600)
     assert [pool.try_acquire(), pool.try_acquire(), pool.try_acquire()][2] is None
     (letter,) = kitchen.dead_letters.list()

@@ -93,7 +93,7 @@ class ForgetsWaiters(MemoryLockDriver):
 class ListsFullKeys(MemoryRateLimiterDriver):
     """A key is listed although it is at full capacity."""
 
-    def _is_charged(self, limiter: str, key: str, now_ms: int) -> bool:
+    def _is_charged(self, name: ailf.LimiterName, now_ms: int) -> bool:
         return True
 
 

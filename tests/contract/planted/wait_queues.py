@@ -103,8 +103,8 @@ class ReservesForSilentWaiters(MemoryLockDriver):
 class _AlwaysCounts(WaitQueue):
     """A wait queue that counts all wake-ups."""
 
-    def enqueue(self, *args: Any, counts: bool = False) -> None:
-        super().enqueue(*args, counts=True)
+    def enqueue(self, *args: Any, counts: bool = False, since: int | None = None) -> None:
+        super().enqueue(*args, counts=True, since=since)
 
 
 @caught_by("lock.test_lock.test_a_wait_for_several_names_reserves_nothing")
