@@ -144,6 +144,10 @@ bench: ## measure ailf beside its peers; QUICK=--quick for a few minutes
 	@for each in $(BENCHES); do echo; echo "== $$each"; \
 	    .venv-bench/bin/python benchmarks/$$each.py $(QUICK) || exit 1; done
 
+.PHONY: bench-plots
+bench-plots: venv ## draw the tables of docs/benchmarks.md as pictures
+	$(VENV)/bin/python benchmarks/plots.py
+
 demo: venv ## a crew at work, one of which dies; URL=redis://localhost:6379/0 for processes
 	$(VENV)/bin/python examples/crew.py --url $(URL)
 

@@ -237,13 +237,13 @@ def table(title: str, columns: Sequence[Column], rows: Mapping[str, Row], ours: 
     """Print medians, and in brackets how many times better the row `ours` is."""
     reference = rows.get(ours, Row())
     print(f"\n{title}")
-    print(f"{'':30}{''.join(f'{each.name:>22}' for each in columns)}")
+    print(f"{'':27}{''.join(f'{each.name:>18}' for each in columns)}")
     for name, row in rows.items():
         if row.trouble:
-            print(f"{name:30}{row.trouble}")
+            print(f"{name:27}{row.trouble}")
             continue
         own = row is reference
         cells = [
-            each.cell(row.median(each.name), None if own else reference.median(each.name)).rjust(22) for each in columns
+            each.cell(row.median(each.name), None if own else reference.median(each.name)).rjust(18) for each in columns
         ]
-        print(f"{name:30}{''.join(cells)}", flush=True)
+        print(f"{name:27}{''.join(cells)}", flush=True)

@@ -372,18 +372,18 @@ def rows_of(url: str, sizes: Sequence[int]) -> Iterator[tuple[str, int, Row]]:
 def table(title: str, columns: Sequence[str], rows: Mapping[tuple[str, int], Sequence[str]]) -> None:
     """Print a table."""
     print(f"\n{title}")
-    print(f"{'':10}{'messages':>10}{''.join(f'{each:>10}' for each in columns)}")
+    print(f"{'':8}{'messages':>10}{''.join(f'{each:>10}' for each in columns)}")
     for (name, size), cells in rows.items():
-        print(f"{name:10}{size:>10,}{''.join(f'{each:>10}' for each in cells)}", flush=True)
+        print(f"{name:8}{size:>10,}{''.join(f'{each:>10}' for each in cells)}", flush=True)
 
 
 def print_catch_ups(catch_ups: Mapping[tuple[str, int], CatchUp]) -> None:
     """Print what another client noticed."""
     table(
-        "another client's call every 5 ms, alone and while a consumer looks for a message behind those set aside; the "
-        "time\nuntil the consumer has it, and until it has one more that is added then; all in milliseconds, medians "
-        f"of {GROUPS} consumers",
-        ["alone p50", "p99", "longest", "then p50", "p99", "longest", "has it", "one more"],
+        "another client's call every 5 ms, alone, and then while a consumer looks for a message behind\n"
+        "those set aside; the time until the consumer has it, and until it has one more that is added\n"
+        f"then; all in milliseconds, medians of {GROUPS} consumers",
+        ["p50", "p99", "longest", "then p50", "then p99", "longest", "has it", "one more"],
         {
             key: [
                 *(
@@ -412,8 +412,8 @@ def main() -> None:
             (name, size): catch_up(url, STATES[name], size) for name in ("delayed", "ordered") for size in sizes
         }
     table(
-        "bytes beside each message, and the server's microseconds: to bring a message into its state; for a call; "
-        f"scripts\nfor a message with {IDLE} idle consumers, and per second without one",
+        "bytes beside each message, and the server's microseconds: to bring a message into its state; for\n"
+        f"a call; scripts for a message with {IDLE} idle consumers, and per second without one",
         ["bytes", "into", "add", "one", "info", "scripts", "idle/s"],
         {
             key: [

@@ -299,8 +299,8 @@ def report(name: str, results: Sequence[Result]) -> None:
     columns = zip(*(attrs.astuple(each) for each in results), strict=True)
     grants, handovers, longest, mean, trips, late = (statistics.median(each) for each in columns)
     print(
-        f"{name:32}{grants:10.0f}{handovers:12.0f}{longest * 1000:12.1f}{mean * 1000:10.2f}"
-        f"{longest / mean:9.1f}{trips:10.2f}{late:11.0f}",
+        f"{name:32}{grants:9.0f}{handovers:13.0f}{longest * 1000:9.1f}{mean * 1000:8.2f}"
+        f"{longest / mean:8.1f}{trips:8.2f}{late:11.0f}",
         flush=True,
     )
 
@@ -324,7 +324,7 @@ def main() -> None:
         plan = Plan(url, options.waiters, rounds, options.hold)
         print(f"{plan.waiters} waiters x {plan.rounds} rounds, medians of {runs}; waits in ms")
         print(
-            f"{'':32}{'grants/s':>10}{'handovers/s':>12}{'longest':>12}{'mean':>10}{'ratio':>9}{'trips':>10}"
+            f"{'':32}{'grants/s':>9}{'handovers/s':>13}{'longest':>9}{'mean':>8}{'ratio':>8}{'trips':>8}"
             f"{'overtaken':>11}"
         )
         for name in chosen:
