@@ -186,9 +186,9 @@ class Gate:
         costs: Mapping[str, int],
         wait: Callable[[Awaitable[AsyncPermit]], Awaitable[AsyncPermit | None]],
     ) -> Admission | None:
-        decision = await self.limiter.try_acquire(key, **costs)
+        decision = await self.limiter.try_acquire(key, keys=None, **costs)
         if not decision and self._may_wait(decision):
-            permit = await wait(self.limiter.acquire(key, timeout=self.max_wait, **costs))
+            permit = await wait(self.limiter.acquire(key, keys=None, timeout=self.max_wait, **costs))
             return None if permit is None else self._allowed(permit, permit.limits)
         self._away = False
         if decision:

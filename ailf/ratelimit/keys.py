@@ -32,8 +32,8 @@ def limiter_key(options: LimiterOptions, key: str) -> LimiterKey:
         return LimiterKey(options.name, key, options.cache_denials)
     if key == "":
         raise InvalidArgumentError(
-            f"rate limiter {options.name!r} has a root, so each call needs keys, one for each limit ({_names(options)}), "
-            "or one key for all of them"
+            f"rate limiter {options.name!r} has a root, so each call needs keys, one for each limit "
+            f"({_names(options)}), or one key for all of them"
         )
     check_name("rate limiter's key", key)
     keys = tuple((name, key) for name in options.limits)
