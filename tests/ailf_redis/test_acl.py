@@ -132,6 +132,7 @@ def use_locks(backend: ailf.Backend) -> None:
     lock = backend.lock("l", fair=True)
     with lock.hold(5) as lease:
         lease.extend()
+        lease.hand_over()
         with pytest.raises(ailf.LockTimeoutError):
             backend.lock("l", "other").acquire(0.05)
         assert lock.inspect().holders[0].fence == lease.fence

@@ -35,7 +35,7 @@ def test_waits_end_while_time_is_frozen() -> None:
         assert backend.stream("s").group("g").consumer().get(timeout=0.05) is None
         with backend.pubsub().listen("c") as subscription:
             assert subscription.get(timeout=0.05) is None
-        lease = backend.lock("l", ttl=0.3).acquire()
+        lease = backend.lock("l", ttl=0.3).acquire().hand_over()
         with pytest.raises(ailf.LockTimeoutError):
             backend.lock("l").acquire(timeout=0.05)
         time.sleep(0.6)
