@@ -82,7 +82,8 @@ class Everything:
             },
             ailf.AsyncGroup: {
                 "open": g.open, "delete": g.delete, "seek": lambda: g.seek(ailf.LATEST), "pause": g.pause,
-                "resume": g.resume, "info": g.info, "process": lambda: g.process(print),
+                "resume": g.resume, "info": g.info, "inspect": lambda: g.inspect("1-1"),
+                "process": lambda: g.process(print),
             },
             AsyncDeadLetters: {
                 "list": dead.list, "redrive": lambda: dead.redrive("1"), "redrive_all": dead.redrive_all,
