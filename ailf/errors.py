@@ -73,16 +73,14 @@ class AilfError(Exception):
     """The base of all errors that ailf raises.
 
     >>> import ailf
-    >>> with ailf.connect("memory://") as backend:
-    ...     lock = backend.lock("report")
-    ...     with lock:
-    ...         try:
-    ...             lock.acquire(timeout=0.01)
-    ...         except ailf.LockTimeoutError as error:
-    ...             print("busy")
-    ...         except ailf.AilfError as error:
-    ...             print("something else:", error)
-    busy
+    >>> with ailf.connect("memory://") as backend, backend.stream("tasks").group("workers").consumer() as consumer:
+    ...     try:
+    ...         consumer.take(timeout=0).ack()
+    ...     except ailf.EmptyError:
+    ...         print("nothing to do")
+    ...     except ailf.AilfError as error:
+    ...         print("something else:", error)
+    nothing to do
     """
 
 

@@ -429,7 +429,15 @@ class Page(msgspec.Struct, Generic[T_co], frozen=True):
 
 
 class MessageState(enum.Enum):
-    """What a group has made of an entry."""
+    """What a group has made of an entry.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     entry_id, group = backend.stream("tasks").add("a report"), backend.stream("tasks").group("workers")
+    ...     created = group.open()
+    ...     group.inspect(entry_id).state
+    <MessageState.UNREAD: 'unread'>
+    """
 
     UNREAD = "unread"
     """The group has not read it yet."""
@@ -445,6 +453,15 @@ class MessageState(enum.Enum):
 
 class MessageInfo(msgspec.Struct, frozen=True):
     """What a group has made of an entry, from ``group.inspect()``. A message that was redriven counts as its entry.
+
+    >>> import ailf
+    >>> with ailf.connect("memory://") as backend:
+    ...     entry_id, group = backend.stream("tasks").add("a report"), backend.stream("tasks").group("workers")
+    ...     with group.consumer() as consumer, consumer.take(timeout=5):
+    ...         info = group.inspect(entry_id)
+    ...         assert info.state is ailf.MessageState.LEASED
+    ...         print(info.attempts)
+    1
 
     Attributes:
         state: What it has made of it.
@@ -546,8 +563,9 @@ class LimiterName(msgspec.Struct, frozen=True):
     >>> import ailf
     >>> with ailf.connect("memory://") as backend:
     ...     decision = backend.rate_limiter("api", "10/minute").try_acquire("ann")
-    ...     list(backend.limiters())
-    [LimiterName(name='api', key='ann')]
+    ...     for limiter in backend.limiters():
+    ...         print(limiter.name, limiter.key)
+    api ann
 
     Attributes:
         name: The limiter's name.

@@ -55,6 +55,7 @@ def client_ip(scope: Scope) -> str:
     server must find the client's address, as ``uvicorn --forwarded-allow-ips=…`` does. A header that any client sends
     would let it choose its key.
 
+    >>> from ailf.bridges.asgi import client_ip
     >>> client_ip({"client": ("2001:db8::7", 4711)})
     'ip:2001:db8::/64'
     """
@@ -78,6 +79,7 @@ def header(name: str) -> Callable[[Scope], str]:
     Arguments:
         name: The name of the header, such as ``"x-api-key"``.
 
+    >>> from ailf.bridges.asgi import header
     >>> header("X-API-Key")({"headers": [(b"x-api-key", b"secret")], "client": None})
     'x-api-key:2bb80d537b1da3e38bd30361aa855686'
     """
@@ -273,9 +275,10 @@ class RateLimitMiddleware:
         InvalidArgumentError: An argument can't be used.
 
     Example:
+        >>> from typing import Any
         >>> import ailf
         >>> from ailf.bridges.asgi import RateLimitMiddleware, header
-        >>> async def app(scope, receive, send):
+        >>> async def app(scope: Any, receive: Any, send: Any) -> None:
         ...     await send({"type": "http.response.start", "status": 204, "headers": []})
         ...     await send({"type": "http.response.body"})
         >>> backend = ailf.connect_async("memory://")  # "redis://localhost:6379/0" for several processes

@@ -57,6 +57,7 @@ def policy_of(limits: Mapping[str, Limit]) -> str:
     left (``r``) never exceeds the quota.
 
     >>> from ailf import Concurrency, TokenBucket
+    >>> from ailf.bridges.ratelimit_fields import policy_of
     >>> policy_of({"": TokenBucket(100, per=60)})
     '"default";q=100;w=60'
     >>> policy_of({"requests": TokenBucket(100, per=60, burst=20), "parallel": Concurrency(8)})
@@ -81,6 +82,7 @@ def states_of(limits: Mapping[str, Limit], states: Mapping[str, LimitState], *, 
     nobody knows when the calls end.
 
     >>> from ailf import TokenBucket
+    >>> from ailf.bridges.ratelimit_fields import states_of
     >>> from ailf.values import LimitState
     >>> states_of({"": TokenBucket(100, per=60)}, {"": LimitState(40, 0.0, 36.0)}, denied=False)
     '"default";r=40;t=36'
