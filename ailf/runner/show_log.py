@@ -1,4 +1,7 @@
-"""The log of the runner and its workers on stderr. Nothing else in here makes records or handles them."""
+r"""The log of the runner and its workers on stderr. Nothing else in here makes records or handles them.
+
+Records quote messages and errors of users. What a terminal would interpret is written as an escape, such as ``\x1b``.
+"""
 
 import contextlib
 import logging
@@ -9,6 +12,26 @@ from ailf.runner.options import FORMAT
 __all__ = ["show_log", "shown_log"]
 
 
+class _Formatter(logging.Formatter):
+    """Formats a record without control characters, but for the ends of lines and tabs, which tracebacks have."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return "".join(map(_shown, super().format(record)))
+
+
+def _shown(char: str) -> str:
+    if char.isprintable() or char in "\n\t":
+        return char
+    return char.encode("unicode_escape", "surrogatepass").decode()
+
+
+def _handler() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(FORMAT))
+    return handler
+
+
 @contextlib.contextmanager
 def shown_log(level: str) -> Iterator[None]:
     """Within the block, show the log of the runner on stderr, unless the program shows logs itself."""
@@ -16,8 +39,7 @@ def shown_log(level: str) -> Iterator[None]:
         yield
         return
     log = logging.getLogger("ailf.runner")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler = _handler()
     before = log.level, log.propagate
     log.setLevel(level.upper())
     log.propagate = False
@@ -32,4 +54,4 @@ def shown_log(level: str) -> Iterator[None]:
 
 def show_log(level: str) -> None:
     """Show the log of a worker process on stderr, that of the app's own code, too."""
-    logging.basicConfig(level=level.upper(), format=FORMAT)
+    logging.basicConfig(level=level.upper(), handlers=[_handler()])

@@ -1,5 +1,6 @@
 """The parts of the runner that need no workers: its pages, the merged metrics, watched files, finding the app."""
 
+import logging
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from ailf.runner.files import changed, snapshot
 from ailf.runner.loading import load_app
 from ailf.runner.metrics import merge
 from ailf.runner.server import MOST, Page, PageServer
+from ailf.runner.show_log import shown_log
 
 
 @pytest.fixture
@@ -181,3 +183,21 @@ def test_options(options: dict[str, object]) -> None:
     """An invalid option is refused."""
     with pytest.raises(ailf.InvalidArgumentError):
         RunnerOptions(**{"target": "jobs:app", **options})  # type: ignore[arg-type]
+
+
+def test_the_log_has_no_control_characters(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record reaches a terminal with its escapes; the lines of a traceback stay lines."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    def fail() -> None:
+        raise ValueError("no \x1b[31m\udcff")
+
+    with shown_log("info"):
+        try:
+            fail()
+        except ValueError:
+            logging.getLogger("ailf.runner").exception("[/]\x07 %s", "\u202e")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith(r"ailf.runner: [/]\x07 \u202e")
+    assert len(rest) > 2
+    assert rest[-1] == r"ValueError: no \x1b[31m\udcff"
