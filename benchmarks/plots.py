@@ -123,6 +123,7 @@ PLOTS: Final = (
     Plot("growth-longest", "the longest request", "A growing stream: the longest request, ms", lines=True),
     Plot("growth-other", "another client", "A growing stream: another client's calls, ms", lines=True),
     Plot("instruments", "instruments", "Instruments, blocking, one call", "ns"),
+    Plot("instruments-core", "the core without", "The core above the memory driver, by CPU time", "µs"),
 )
 
 

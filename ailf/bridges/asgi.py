@@ -283,7 +283,7 @@ class RateLimitMiddleware:
         ...     await send({"type": "http.response.body"})
         >>> backend = ailf.connect_async("memory://")  # "redis://localhost:6379/0" for several processes
         >>> limiter = backend.rate_limiter("web", "100/minute")
-        >>> app = RateLimitMiddleware(app, limiter, key=header("x-api-key"))
+        >>> limited = RateLimitMiddleware(app, limiter, key=header("x-api-key"))
     """
 
     def __init__(
