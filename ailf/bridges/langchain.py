@@ -169,7 +169,7 @@ class SharedRateLimiter(BaseRateLimiter):
                     return limiter
             for backend, limiter in self._of_loops:
                 home = backend.engine.home
-                if home is None or (isinstance(home, asyncio.AbstractEventLoop) and home.is_closed()):
+                if not isinstance(home, asyncio.AbstractEventLoop) or home.is_closed():  # unused, or free again
                     backend.engine.check_open()  # from now on it belongs to this loop
                     return limiter
             made = self._for_threads()[0].to_async()
