@@ -87,7 +87,8 @@ class Call:
         permit: The permit.
         costs: The estimated costs, by limit.
         sent_at: When it was sent, on the clock of `time.monotonic`.
-        reports: What the headers of the response report.
+        headers: The headers of the response, which are read when the call is settled.
+        heard_at: When they arrived, in seconds since 1970.
         actual: The costs to settle, as far as they are known without the body.
         refund: Whether to give everything back.
         reader: Reads the usage from the body.
@@ -99,7 +100,8 @@ class Call:
     permit: Any
     costs: dict[str, int]
     sent_at: float
-    reports: list[dict[str, Any]] = attrs.field(factory=list)
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    heard_at: float = 0.0
     actual: dict[str, int] = attrs.field(factory=dict)
     refund: bool = False
     reader: AnswerReader | None = None
@@ -202,13 +204,12 @@ class QuotaFlow:
     async def _learn(self, call: Call, response: Any, read: Callable[[Any], Awaitable[bytes]]) -> float | None:
         """Note what the head of a response says. Of a rejected call, close the key; return for how many seconds."""
         status, headers = response.status_code, response.headers
+        call.headers, call.heard_at = headers, time.time()
         if status < MIN_ERROR:
             call.refund = status >= MIN_REDIRECT  # the request is sent again, to another place
-            call.reports = observed(headers, self._observable)
             return None
         # No tokens were used. The request counts: providers count those that they reject.
         call.actual = {name: 0 for name in call.costs if name != "requests"}
-        call.reports = [each for each in observed(headers, self._observable) if "remaining" in each]
         if status not in REJECTED or headers.get("x-should-retry") == "false":
             return None
         seconds = pause(headers)
@@ -256,7 +257,9 @@ class QuotaFlow:
         finally:
             await self._release(call)
         left = {name: state.remaining for name, state in permit.limits.items()}
-        for lesson in lessons(call.reports, limits, left, time.monotonic() - call.sent_at):
+        # Where a header is a point in time, that of the provider counts, and else that of the answer's beginning.
+        reports = observed(call.headers, self._observable, now=None if "date" in call.headers else call.heard_at)
+        for lesson in lessons(reports, limits, left, time.monotonic() - call.sent_at):
             try:
                 await self._result(self.limiter.observe(call.key, **lesson))
             except AilfError as error:

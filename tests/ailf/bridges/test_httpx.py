@@ -323,6 +323,23 @@ def test_a_stream_that_breaks(kind: Kind) -> None:
     play(kind, provider, scenario)
 
 
+# --- what responses teach ------------------------------------------------------------------------------------------
+
+
+@every_kind
+@pytest.mark.parametrize(("remaining", "left"), [("5", 5), ("1000", 59)])
+def test_headers_teach_the_limiter(kind: Kind, remaining: str, left: int) -> None:
+    """A provider that has less left than the limiter lowers it for all processes; one that has more changes nothing."""
+    provider, _ = answering(kind, {"json": {}, "headers": {"x-ratelimit-remaining-requests": remaining}})
+
+    async def scenario(c: Client) -> None:
+        await c.post()
+        await c.close()
+        assert await c.left("requests") == left
+
+    play(kind, provider, scenario, limits={"requests": "60/day"})
+
+
 # --- rejections --------------------------------------------------------------------------------------------------
 
 
