@@ -38,7 +38,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Key = str | Callable[[Scope], str]
+Key = str | Callable[[Scope], str | Mapping[str, str]]
 Costs = Callable[[Scope], Mapping[str, int] | None]
 
 RESPONSE_FIRST: Final = (0, 118)
@@ -171,8 +171,9 @@ class Gate:
         if costs is None:
             return Admission(None, {})
         key = self._key if isinstance(self._key, str) else self._key(scope)
+        arguments: dict[str, Any] = {**({"keys": key} if isinstance(key, Mapping) else {"key": key}), **costs}
         try:
-            return await self._decided(key, costs, wait)
+            return await self._decided(arguments, wait)
         except RateLimitedError as error:
             if isinstance(error.__cause__, BackendError):
                 return self._failed(error.__cause__)
@@ -184,13 +185,12 @@ class Gate:
 
     async def _decided(
         self,
-        key: str,
-        costs: Mapping[str, int],
+        arguments: dict[str, Any],
         wait: Callable[[Awaitable[AsyncPermit]], Awaitable[AsyncPermit | None]],
     ) -> Admission | None:
-        decision = await self.limiter.try_acquire(key, keys=None, **costs)
+        decision = await self.limiter.try_acquire(**arguments)
         if not decision and self._may_wait(decision):
-            permit = await wait(self.limiter.acquire(key, keys=None, timeout=self.max_wait, **costs))
+            permit = await wait(self.limiter.acquire(timeout=self.max_wait, **arguments))
             return None if permit is None else self._allowed(permit, permit.limits)
         self._away = False
         if decision:
@@ -266,7 +266,7 @@ class RateLimitMiddleware:
         app: The application.
         limiter: The limiter, of an asyncio backend.
         key: The key of all requests, or a function from a scope to its key, such as ``header("x-api-key")``; by default
-            the client's address.
+            the client's address. For a budget tree the function returns the key of each limit by its name.
         costs: A function from a scope to the costs of the request by limit, or to None if it isn't limited; by default
             a request costs 1 of every limit.
         max_wait: Seconds that a request may wait in line before it is answered with 429.

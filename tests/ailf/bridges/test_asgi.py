@@ -260,6 +260,23 @@ def test_keys_have_quotas_of_their_own() -> None:
     play(scenario)
 
 
+def test_a_budget_tree() -> None:
+    """A function may return a key for each limit of a budget tree: the users of a team share the team's quota."""
+
+    def keys(scope: Any) -> dict[str, str]:
+        return {"user": scope["path"], "team": "crew"}
+
+    async def scenario(backend: AsyncMemoryBackend) -> None:
+        limiter = backend.rate_limiter("budget", root="all", user="2/day", team="3/day")
+        async with client_of(RateLimitMiddleware(ok, limiter, key=keys)) as client:
+            statuses = [(await client.get(path)).status_code for path in ("/ann", "/ann", "/ann", "/bob", "/bob")]
+            assert statuses == [200, 200, 429, 200, 429]
+            denied = await client.get("/bob")
+            assert denied.json()["violated-policies"] == ["team"]
+
+    play(scenario)
+
+
 # --- how long a slot is held --------------------------------------------------------------------------------------
 
 
