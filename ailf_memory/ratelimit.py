@@ -69,7 +69,7 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
         branches: list[Branch] = []
         for each in states:
             if request.waiter is not None or (each is not None and each.queue.waiters):
-                branches = _look_at_queues(places, states, request, now_ms)
+                branches = self._look_at_queues(places, states, request, now_ms)
                 break
         if charged.root is None:
             states *= len(limits)  # one branch has the states of all limits
@@ -87,6 +87,26 @@ class MemoryRateLimiterDriver(RateLimiterDriver):
             levels.append(LimitState(algorithm.remaining(after, now_ms), _seconds(wait), left / 1000))
         wait = self._queue(request, branches, joint, now_ms) if branches else joint.wait
         return LimitResult(joint.allowed, _seconds(wait), now_ms / 1000, tuple(levels), joint.receipts)
+
+    def _look_at_queues(
+        self, places: Sequence[LimiterKey], states: Sequence[LimiterState | None], request: LimitRequest, now_ms: int
+    ) -> list[Branch]:
+        """Return the branches of a call: the first waiter of each, and whether it came before this call.
+
+        A call that waits nowhere yet came after all waiters. One that costs nothing in a branch needn't queue there.
+        """
+        branches = [Branch(place, state) for place, state in zip(places, states)]  # noqa: B905 - one place has all states
+        free = [not cost for cost in request.costs] if len(branches) > 1 else [not any(request.costs)]
+        since = None
+        for branch, costs_nothing in zip(branches, free, strict=True):
+            if not costs_nothing and branch.state is not None and branch.queue.waiters:
+                branch.first = branch.queue.first_alive(now_ms)
+                branch.own = branch.queue.waiters.get(request.token) if request.waiter is not None else None
+                since = branch.own.since if branch.own is not None else since
+        for branch in branches:
+            if branch.first is not None and branch.first != request.token:
+                branch.behind = since is None or branch.first_waiter.since < since
+        return branches
 
     def _keep(
         self,
@@ -230,27 +250,6 @@ def _listed(name: tuple[str, str, str, str]) -> LimiterName:
     """Return one of `MemoryStore.limiter_names` as it is listed."""
     limiter, key, root, limit = name
     return LimiterName(limiter, key, root, limit) if root else LimiterName(limiter, key)
-
-
-def _look_at_queues(
-    places: Sequence[LimiterKey], states: Sequence[LimiterState | None], request: LimitRequest, now_ms: int
-) -> list[Branch]:
-    """Return the branches of a call: the first waiter of each, and whether it came before this call.
-
-    A call that waits nowhere yet came after all waiters. One that costs nothing in a branch needn't queue there.
-    """
-    branches = [Branch(place, state) for place, state in zip(places, states)]  # noqa: B905 - one place has all states
-    free = [not cost for cost in request.costs] if len(branches) > 1 else [not any(request.costs)]
-    since = None
-    for branch, costs_nothing in zip(branches, free, strict=True):
-        if not costs_nothing and branch.state is not None and branch.queue.waiters:
-            branch.first = branch.queue.first_alive(now_ms)
-            branch.own = branch.queue.waiters.get(request.token) if request.waiter is not None else None
-            since = branch.own.since if branch.own is not None else since
-    for branch in branches:
-        if branch.first is not None and branch.first != request.token:
-            branch.behind = since is None or branch.first_waiter.since < since
-    return branches
 
 
 def _seconds(wait_ms: int | None) -> float | None:

@@ -277,19 +277,48 @@ async def test_a_wait_for_the_shared_limit_blocks_all(world: World) -> None:
 
 
 async def test_a_wait_moves_to_the_limit_that_binds(world: World) -> None:
-    """R14: a call whose team has enough, while another limit has too little by now, waits for that limit only."""
+    """R14: a call whose team has enough, while another limit has too little by now, waits for that limit only.
+
+    The call behind it in the team's queue passes at once.
+    """
     limiter = pair(await world.connect())
     of_team = (await limiter.try_acquire(keys={"team": "a", "org": "o"}, team=8, org=0)).permit
     waiter = asyncio.create_task(limiter.acquire(keys={"team": "a", "org": "o"}, timeout=3 * world.patience, cost=5))
     await queued(limiter, "a", "o", team=1)
+    behind = asyncio.create_task(
+        limiter.acquire(keys={"team": "a", "org": "o"}, timeout=3 * world.patience, team=3, org=0)
+    )
+    await asyncio.sleep(0.2)
     of_org = (await limiter.try_acquire(keys={"team": "b", "org": "o"}, team=1, org=8)).permit
+    begin = time.monotonic()
     await of_team.cancel()
+    assert await world.within_patience(behind)
+    assert time.monotonic() - begin < 1.5
     await queued(limiter, "c", "o", org=1)
     assert await limiter.try_acquire(keys={"team": "a", "org": "elsewhere"}), "it still waits for its team"
     assert not waiter.done()
     await of_org.cancel()
     assert await world.within_patience(waiter)
-    assert await left(limiter, team="a", org="o") == {"team": 4, "org": 5}
+    assert await left(limiter, team="a", org="o") == {"team": 1, "org": 5}
+
+
+async def test_a_later_wait_holds_up_no_earlier_one(world: World) -> None:
+    """R14: a waiting call passes as soon as its limits allow it, although a later one waits for one of them."""
+    limiter = pair(await world.connect())
+    given = {"team": "a", "org": "o"}
+    of_team = (await limiter.try_acquire(keys=given, team=9, org=0)).permit
+    of_org = (await limiter.try_acquire(keys=given, team=0, org=8)).permit
+    first = asyncio.create_task(limiter.acquire(keys=given, timeout=3 * world.patience, team=3, org=1))
+    await queued(limiter, "a", "o", team=1)
+    second = asyncio.create_task(limiter.acquire(keys=given, timeout=3 * world.patience, team=1, org=9))
+    await queued(limiter, "c", "o", org=1)
+    begin = time.monotonic()
+    await of_team.cancel()
+    assert await world.within_patience(first)
+    assert time.monotonic() - begin < 1.5
+    assert not second.done()
+    await of_org.cancel()
+    assert await world.within_patience(second)
 
 
 async def test_a_wait_that_moves_keeps_its_turn(world: World) -> None:
@@ -336,12 +365,13 @@ async def test_refunds_wake_the_waiting_call_of_their_key(world: World) -> None:
 async def test_a_wait_that_times_out_leaves_nothing(world: World) -> None:
     """R10: a call that gives up is charged under none of its keys, and leaves the queue in which it waits."""
     limiter = pair(await world.connect())
-    await limiter.try_acquire(keys={"team": "a", "org": "o"}, team=8, org=1)
-    with pytest.raises(ailf.RateLimitedError, match="team='a', org='o'") as raised:
-        await world.within_patience(limiter.acquire(keys={"team": "a", "org": "o"}, timeout=0.2, team=5, org=2))
-    assert raised.value.bound == "team"
-    assert await left(limiter, team="a", org="o") == {"team": 2, "org": 9}
-    assert await limiter.try_acquire(keys={"team": "a", "org": "o"}, team=2), "it still waits in the queue"
+    for bound, other, given in (("team", "org", {"team": "a", "org": "o"}), ("org", "team", {"team": "b", "org": "p"})):
+        await limiter.try_acquire(keys=given, **{bound: 8, other: 1})
+        with pytest.raises(ailf.RateLimitedError, match=f"team='{given['team']}', org='{given['org']}'") as raised:
+            await world.within_patience(limiter.acquire(keys=given, timeout=0.2, **{bound: 5, other: 2}))
+        assert raised.value.bound == bound
+        assert await left(limiter, **given) == {bound: 2, other: 9}
+        assert await limiter.try_acquire(keys=given, cost=2), "it still waits in the queue"
 
 
 async def test_every_wait_in_a_tree_ends(world: World) -> None:

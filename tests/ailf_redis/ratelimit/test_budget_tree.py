@@ -83,8 +83,8 @@ def test_two_teams_use_up_the_budget_that_they_share(any_server: Server, namespa
     The third team, which is at its own limit, gets all of that, and holds up no other.
     """
     url = "memory://" if where == "memory" else f"{any_server.url}?namespace={namespace}"
-    limits = {"team": TokenBucket(150, burst=15), "org": TokenBucket(200, burst=20)}
-    seconds = 2.0
+    limits = {"team": TokenBucket(45, burst=5), "org": TokenBucket(60, burst=10)}
+    seconds = 2.5
     passed: Counter[str] = Counter()
 
     async def call(limiter: Any, team: str, until: float) -> None:
@@ -105,7 +105,7 @@ def test_two_teams_use_up_the_budget_that_they_share(any_server: Server, namespa
             await asyncio.gather(*big, *(call(small, "small", until) for _ in range(8)))
 
     asyncio.run(main())
-    whole = 20 + 200 * seconds
+    whole = 10 + 60 * seconds
     assert 0.95 * whole <= passed.total() <= whole + 1, passed
     assert 10 <= passed["small"] <= 13, passed
     assert min(passed["a"], passed["b"]) >= 0.35 * whole, passed

@@ -177,6 +177,25 @@ class LosesTurns(MemoryRateLimiterDriver):
         return super()._enqueue(request, branches, home, now_ms)
 
 
+@caught_by("ratelimit.test_budget_tree.test_a_wait_moves_to_the_limit_that_binds")
+class WakesNoCallBehind(MemoryRateLimiterDriver):
+    """A call that leaves a queue doesn't wake the next one."""
+
+    def _leave(self, branch: Branch, token: str, now_ms: int) -> None:
+        branch.queue.leave(token)
+
+
+@caught_by("ratelimit.test_budget_tree.test_a_later_wait_holds_up_no_earlier_one")
+class WaitsForLaterCalls(MemoryRateLimiterDriver):
+    """A waiting call must be first in the queues of all of its limits."""
+
+    def _look_at_queues(self, *args: Any) -> list[Branch]:
+        branches = super()._look_at_queues(*args)
+        for each in branches:
+            each.behind = each.first is not None and each.own is None
+        return branches
+
+
 @caught_by("ratelimit.test_budget_tree.test_refunds_wake_the_waiting_call_of_their_key")
 class WakesTheLastQueue(MemoryRateLimiterDriver):
     """A refund wakes the first waiter of the last limit only."""
@@ -190,6 +209,15 @@ class WakesTheLastQueue(MemoryRateLimiterDriver):
         if state and waiters:
             waiters.pop(token, None)
             state.queue.waiters.update(waiters)
+
+
+@caught_by("ratelimit.test_budget_tree.test_a_wait_that_times_out_leaves_nothing")
+class LeavesTheFirstQueueOnly(MemoryRateLimiterDriver):
+    """A call that gives up leaves the queue of the first limit only."""
+
+    async def settle(self, limiter_key: LimiterKey, token: str, charges: Sequence[Charge]) -> None:
+        first = limiter_key.branches()[0]
+        await super().settle(first, token, [each for each in charges if each.name == first.keys[0][0]])
 
 
 @caught_by("ratelimit.test_budget_tree.test_a_wait_that_times_out_leaves_nothing")
