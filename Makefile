@@ -148,6 +148,14 @@ bench: ## measure ailf beside its peers; QUICK=--quick for a few minutes
 bench-plots: venv ## draw the tables of docs/benchmarks.md as pictures
 	$(VENV)/bin/python benchmarks/plots.py
 
+# An environment of its own, so that tests need none of it. -W: a link without a target is an error; -n: so is a name.
+.PHONY: docs
+docs: ## the documentation site, in build/docs
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -qq --disable-pip-version-check -e '.[docs]'
+	.venv-docs/bin/sphinx-build -E -W -n --keep-going -q docs build/docs
+	@echo build/docs/index.html
+
 demo: venv ## a crew at work, one of which dies; URL=redis://localhost:6379/0 for processes
 	$(VENV)/bin/python examples/crew.py --url $(URL)
 
@@ -162,5 +170,5 @@ venv: ## install what is needed into .venv
 	$(call install,$(VENV),$(PYTHON))
 
 clean: ## remove environments, builds and caches
-	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench .venv-neighbours .venv-extras .venv-workflows build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench .venv-neighbours .venv-extras .venv-workflows .venv-docs build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
