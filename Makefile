@@ -51,7 +51,9 @@ NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs \
     $(addprefix ailf_redis/test_,hot_path.py leftovers.py user_client.py versions.py) \
     $(addprefix ailf_redis/connection/test_,connection.py executors.py transports.py))
 # What stands on other libraries (typer, httpx, OpenTelemetry, Prometheus) is tested once; so are the types of the docs.
-NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry) --ignore=tests/docs/test_types.py
+NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry) \
+    $(addsuffix .py,$(addprefix --ignore=tests/ailf/test_,build imports names third_party) \
+    $(addprefix --ignore=tests/docs/test_,glossary links pictures site testing_guide tutorial types workflows))
 test-newer: venv ## the tests that a newer Python or the oldest redis-py could change
 	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
 	if test -z "$$newer"; then echo "no newer Python here: the second test run is on the same"; fi; \
@@ -130,6 +132,11 @@ campaign: venv ## the same proofs for longer and at random; half an hour
 	AILF_CAMPAIGN=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --timeout 3600 -o faulthandler_timeout=8000 \
 	    tests/campaigns tests/models tests/traps \
 	    tests/ailf_redis/connection/test_crosstalk.py tests/ailf_redis/ratelimit/test_limiter_faults.py
+
+# The contract in both flavours on every server, and of every planted bug, where `make test` has one flavour.
+.PHONY: test-contract
+test-contract: venv ## the contract on every server, and every planted bug, in both flavours
+	AILF_TEST_ALL=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/contract
 
 # Faults that naive designs have and this one doesn't: each is shown on the naive design first.
 .PHONY: traps

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from tests.support import binaries
 from tests.support.clusters import Cluster
-from tests.support.effort import CAMPAIGN
+from tests.support.effort import CAMPAIGN, THOROUGH
 from tests.support.servers import NewServer, Server, SharedServers
 
 
@@ -33,7 +33,10 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> list[str]:
     """Say which servers the tests run on."""
-    return [f"server {binaries.locate(version).note}" for version in binaries.found()] + _missing()
+    lines = [f"server {binaries.locate(version).note}" for version in binaries.found()] + _missing()
+    if not THOROUGH and not binaries.selection():
+        lines.append("contract: one flavour on each server but the newest; `make test-contract` runs both")
+    return lines
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

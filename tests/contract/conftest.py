@@ -2,9 +2,40 @@
 
 import asyncio
 import os
+from typing import Any
 
+import pytest
+
+from contract_tests import fixtures
 from contract_tests.conftest import *  # noqa: F403 - the contract's fixtures
 from contract_tests.harness import Harness
+from tests.support import binaries
+from tests.support.effort import THOROUGH
 
 if os.environ.get("AILF_TEST_EAGER"):
     Harness.task_factory = staticmethod(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - Python 3.11 has none
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what a backend can't run and, on each server but the newest one, the tests of one flavour.
+
+    Both flavours run the same driver and scripts, so a server's version doesn't change one of them alone. `make
+    test-contract` runs both on every server, and so does a selection of servers.
+    """
+    fixtures.pytest_collection_modifyitems(config, items)
+    if THOROUGH or binaries.selection():
+        return
+    older = list(binaries.found())[:-1]
+    flavour = {version: fixtures.FLAVOURS[number % 2] for number, version in enumerate(older)}
+    dropped = [each for each in items if _is_of_other_flavour(each, flavour)]
+    items[:] = [each for each in items if each not in set(dropped)]
+    config.hook.pytest_deselected(items=dropped)
+
+
+def _is_of_other_flavour(item: pytest.Item, flavour: dict[str, str]) -> bool:
+    """Tell whether a test, which has both flavours, runs on an older server in the flavour that is left out there."""
+    if not isinstance(item, pytest.Function) or item.path.name != "test_redis.py" or not hasattr(item, "callspec"):
+        return False
+    params: dict[str, Any] = item.callspec.params
+    wanted = flavour.get(params.get("server", ""))
+    return wanted is not None and not hasattr(item.function, "flavours") and params.get("world") != wanted

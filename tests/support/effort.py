@@ -7,9 +7,12 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import settings
 
-__all__ = ["CAMPAIGN", "SLOW", "TRIES", "Tell", "examples"]
+__all__ = ["CAMPAIGN", "SLOW", "THOROUGH", "TRIES", "Tell", "examples"]
 
 CAMPAIGN = os.environ.get("AILF_CAMPAIGN") == "1"
+
+THOROUGH = CAMPAIGN or os.environ.get("AILF_TEST_ALL") == "1"
+"""Whether both flavours run where an ordinary run has one: on older servers, and of each planted bug."""
 
 SLOW = pytest.mark.timeout(7200 if CAMPAIGN else 300)
 """Marks tests that are slow on a busy machine."""

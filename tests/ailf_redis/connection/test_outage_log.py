@@ -60,7 +60,7 @@ def test_on_threads(private: Server, caplog: pytest.LogCaptureFixture) -> None:
             for each in (*works, waiting):
                 each.start()
             backend.stream("s").add("before")
-            until(lambda: len(done) == 2)
+            until(lambda: len(done) == 2 and not any(each.info().pending for each in groups))
             leave_for_a_while(private)
             assert isinstance(events.get(20), ailf.Gap)
             until(lambda: _added(backend))

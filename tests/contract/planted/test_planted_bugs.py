@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 import ailf
-from contract_tests.fixtures import clauses
+from contract_tests.fixtures import FLAVOURS, clauses
 from contract_tests.harness import Harness
 from contract_tests.world import World, run_test
 from tests.contract.planted.base import BrokenHarness, ContractTest, Planted, modules_of_bugs, planted_bugs
 from tests.contract.test_clauses import covered
-from tests.support.effort import TRIES
+from tests.support.effort import THOROUGH, TRIES
 
 PLANTED = planted_bugs()
 
@@ -45,10 +45,10 @@ PATIENCE = 0.4
 
 
 def each_case(*, asyncio_only: bool) -> list[Any]:
-    """Return the planted bugs as pytest's parameters: `IgnoresPermits-test_permits`."""
+    """Return the planted bugs, numbered, as pytest's parameters: `IgnoresPermits-test_permits`."""
     return [
-        pytest.param(bug, id=f"{bug.harness.__name__}-{case_id(bug)}")
-        for bug in PLANTED
+        pytest.param(number, bug, id=f"{bug.harness.__name__}-{case_id(bug)}")
+        for number, bug in enumerate(PLANTED)
         if bug.asyncio_only is asyncio_only
     ]
 
@@ -92,15 +92,19 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ailf.driver.BackendDriver.timeout", PATIENCE / 2)
 
 
-@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
-@pytest.mark.parametrize("bug", each_case(asyncio_only=False))
-def test_caught(bug: Planted, flavour: str) -> None:
-    """A backend that has the bug fails the contract test."""
+@pytest.mark.parametrize("turn", [0, 1] if THOROUGH else [0])
+@pytest.mark.parametrize(("number", "bug"), each_case(asyncio_only=False))
+def test_caught(number: int, bug: Planted, turn: int) -> None:
+    """A backend that has the bug fails the contract test.
+
+    The flavours take turns; `make test-contract` tries both. `test_whole` shows that each test runs in both.
+    """
+    flavour = FLAVOURS[(number + turn) % 2]
     assert caught(bug, flavour)
 
 
-@pytest.mark.parametrize("bug", each_case(asyncio_only=True))
-def test_caught_on_asyncio(bug: Planted) -> None:
+@pytest.mark.parametrize(("number", "bug"), each_case(asyncio_only=True))
+def test_caught_on_asyncio(number: int, bug: Planted) -> None:
     """A backend that has the bug, which shows on asyncio only, fails the contract test."""
     assert caught(bug, "asyncio")
 
