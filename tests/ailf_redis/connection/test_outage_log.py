@@ -100,6 +100,8 @@ def test_on_asyncio(private: Server, caplog: pytest.LogCaptureFixture) -> None:
             async with backend.pubsub().listen("c") as events:
                 await backend.stream("s").add("before")
                 await _until(lambda: len(done) == 2)
+                for group in groups:
+                    await _settled(group)
                 await asyncio.to_thread(leave_for_a_while, private)
                 assert isinstance(await events.get(20), ailf.Gap)
                 await backend.stream("s").add("after")
@@ -112,6 +114,14 @@ def test_on_asyncio(private: Server, caplog: pytest.LogCaptureFixture) -> None:
 
     asyncio.run(main())
     check(caplog)
+
+
+async def _settled(group: ailf.AsyncGroup) -> None:
+    for _ in range(1000):
+        if not (await group.info()).pending:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("its messages were not settled")
 
 
 async def _until(condition: Callable[[], object]) -> None:
