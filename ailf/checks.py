@@ -11,6 +11,7 @@ import attrs
 from ailf.errors import MAX_SECONDS, InvalidArgumentError
 
 __all__ = [
+    "MAX_NAME",
     "MAX_SECONDS",
     "check_count",
     "check_flag",

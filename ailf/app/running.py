@@ -104,7 +104,9 @@ class RunningApp:
         self._given = backend
         self._wait = check_seconds("wait", wait)
         self._drain = max(
-            [DRAIN] * bool(app.scheduled) + [each.process_options["drain"] for each in app.handlers] + [0]
+            [DRAIN] * bool(app.scheduled or app.subscribers)
+            + [each.process_options["drain"] for each in app.handlers]
+            + [0]
         )
         self._lifespan: Any = None
         self._started = False

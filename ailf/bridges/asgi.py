@@ -22,7 +22,7 @@ from ailf.bridges.ratelimit_fields import (
     retry_after_of,
     states_of,
 )
-from ailf.checks import check_seconds, check_text
+from ailf.checks import MAX_NAME, check_seconds, check_text
 from ailf.errors import BackendError, ClosedError, InvalidArgumentError, RateLimitedError, UnsupportedError
 from ailf.logs import About, Log
 from ailf.ratelimit import AsyncPermit, AsyncRateLimiter
@@ -88,11 +88,21 @@ def header(name: str) -> Callable[[Scope], str]:
 
     def key(scope: Scope) -> str:
         values = [value for each, value in scope["headers"] if each.lower() == encoded]
-        if not values:
+        if len(values) != 1:
             return client_ip(scope)
-        return f"{wanted}:{hashlib.sha256(b','.join(values)).hexdigest()[:32]}"
+        return f"{wanted}:{hashlib.sha256(values[0]).hexdigest()[:32]}"
 
     return key
+
+
+def _fit(key: Any) -> Any:
+    """Return a key that a limiter takes: in place of text that is too long, or no valid Unicode, its hash."""
+    if not isinstance(key, str):
+        return key
+    raw = key.encode("utf-8", "surrogatepass")
+    if len(raw) <= MAX_NAME and raw == key.encode("utf-8", "ignore"):
+        return key
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 # --- deciding -----------------------------------------------------------------------------------------------------
@@ -171,7 +181,11 @@ class Gate:
         if costs is None:
             return Admission(None, {})
         key = self._key if isinstance(self._key, str) else self._key(scope)
-        arguments: dict[str, Any] = {**({"keys": key} if isinstance(key, Mapping) else {"key": key}), **costs}
+        arguments: dict[str, Any] = dict(costs)
+        if isinstance(key, Mapping):
+            arguments["keys"] = {name: _fit(each) for name, each in key.items()}
+        else:
+            arguments["key"] = _fit(key)
         try:
             return await self._decided(arguments, wait)
         except RateLimitedError as error:
@@ -201,8 +215,10 @@ class Gate:
         """Tell whether a denied request may pass within `max_wait`."""
         if not self.max_wait or decision.error is not None or decision.retry_after is None:
             return False
-        leased = decision.bound is None or self.limiter.limits[decision.bound].leased  # freed at any time
-        return leased or decision.retry_after <= self.max_wait
+        return all(  # a slot may be freed at any time
+            state.retry_after is not None and (self.limiter.limits[name].leased or state.retry_after <= self.max_wait)
+            for name, state in decision.limits.items()
+        )
 
     def _allowed(self, permit: AsyncPermit | None, states: Mapping[str, LimitState]) -> Admission:
         fields = states_of(self.limiter.limits, states, denied=False)
@@ -212,7 +228,12 @@ class Gate:
         headers = dict(self._policy)
         if fields := states_of(self.limiter.limits, states, denied=True):
             headers["RateLimit"] = fields
-        wait = retry_after_of([retry_after])
+        waits = [
+            1.0 if state.retry_after and self.limiter.limits[name].leased else state.retry_after
+            for name, state in states.items()
+            if state.retry_after != 0
+        ]
+        wait = retry_after_of(waits or [retry_after])  # nobody knows when a slot is freed: a second, and not its lease
         if wait is not None:
             headers["Retry-After"] = wait
         names = [policy_name(name) for name, state in states.items() if state.retry_after != 0]

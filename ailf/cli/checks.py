@@ -66,7 +66,7 @@ def stream_findings(streams: Sequence[StreamState]) -> Iterator[Finding]:
             for stream, group in groups
             if _deserted(group)
         ],
-        f"each of {len(groups):,} groups that has messages has a consumer",
+        f"every group that has messages has a consumer ({counted(len(groups), 'group')})",
         "groups with messages and without a consumer: ",
         "start workers, or delete the groups: `ailf delete STREAM GROUP`",
     )

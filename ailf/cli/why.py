@@ -11,6 +11,7 @@ from ailf.cli.command import Cli, command, group
 from ailf.cli.dead import all_letters
 from ailf.cli.exits import NOT_FOUND, CommandError
 from ailf.cli.limits import keys_of, limiter_of
+from ailf.cli.survey import left_out, openable
 from ailf.cli.targets import existing_group, existing_stream, partitions_of
 from ailf.cli.text import counted, duration
 from ailf.limits import Limit, TokenBucket
@@ -67,18 +68,26 @@ def message(
     """Say for each group whether a message was settled, is a dead letter, or waits, and for what."""
     with cli.open() as backend:
         target = existing_stream(backend, stream, UNCHANGED)
-        names = sorted(set(target.groups())) if group is None else [existing_group(backend, stream, group).name]
-        found = target.read(id, LATEST, COUNTED) if partitions_of(backend, stream) == 1 else target.read(id, id, 1)
+        others: list[str] = []
+        if group is None:
+            names, others = openable(target.groups())
+            names = sorted(set(names))
+        else:
+            names = [existing_group(backend, stream, group).name]
+        ordinary = partitions_of(backend, stream) == 1
+        found = target.read(id, LATEST, COUNTED) if ordinary else target.read(id, id, 1)
+        behind = len(found) if ordinary else COUNTED  # one entry of a partition says nothing of those behind it
         exists = bool(found) and found[0].id == id
-        driver = backend.engine.driver.stream()
-        age = max(0.0, time.time() - driver.time_of(id)) if exists else None
+        age = max(0.0, time.time() - found[0].added) if exists else None
         lines = [entry_line(stream, id, age)]
         for name in names:
             looked = target.group(name)
             with cli.working(f"looking at group {name}"):
                 letter = _letter_of(all_letters(looked), id)
-                lines.append(message_line(name, looked.info(), looked.inspect(id), age, letter, len(found)))
+                lines.append(message_line(name, looked.info(), looked.inspect(id), age, letter, behind))
     cli.show({"stream": stream, "id": id, "exists": exists, "why": lines}, *lines)
+    if others:
+        cli.say(left_out("group", others))
     if not exists and not any("dead letter" in line for line in lines[1:]):
         raise CommandError(f"stream {stream!r} has no entry {id!r}: it was removed, or never added", NOT_FOUND)
 

@@ -4,6 +4,7 @@ Of the callers in one process that wait for the same names, only the first waits
 lock all wait there, as their order counts.
 """
 
+import asyncio
 from collections.abc import Iterable
 
 import attrs
@@ -21,6 +22,9 @@ from ailf.values import LockInfo
 __all__ = ["LockFlow", "LockOptions", "require_locks"]
 
 log = Log("ailf.lock")
+
+_PASSES = 3
+"""Passes of the event loop in which a generator that was dropped has ended, if it awaits nothing meanwhile."""
 
 _HELD = "another holder kept it. Raise the timeout, or call inspect() for the fences of its holders"
 
@@ -151,6 +155,7 @@ class LockFlow:
             if grant is not None:
                 return grant
         if self._options.permits is None:
+            await self._let_dropped_generators_end(until)
             self._check_owner(until)
         if self._options.fair:
             return await self._wait(until)
@@ -188,6 +193,14 @@ class LockFlow:
                 log.warning(self, "a withdrawn request may stay granted until its ttl is over: %s", error)
 
         await self.engine.runtime.single_flight().run(release, WITHDRAW)
+
+    async def _let_dropped_generators_end(self, until: float) -> None:
+        """Let a generator that held the lock and was dropped release it: that is a task of the event loop's own."""
+        if self.engine.runtime.flavour == "asyncio":
+            for _ in range(_PASSES):
+                if LeaseFlow.find_blocking(self.engine, self.names, until) is None:
+                    return
+                await asyncio.sleep(0)
 
     def _check_owner(self, until: float) -> None:
         """Raise `DeadlockError` if the caller would wait for itself."""

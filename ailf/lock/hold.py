@@ -128,7 +128,7 @@ class AsyncLockIteration(_AsyncLockContextBase):
 
     async def __aenter__(self) -> Step:
         """Acquire the lock, and return what runs a step of the generator."""
-        await self._acquire()
+        (await self._acquire()).hand_over()  # a generator that is dropped is closed by another task
         return self._step if self._on_lost is OnLost.CANCEL else _call
 
     async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> Any:

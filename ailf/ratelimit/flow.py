@@ -170,7 +170,7 @@ class LimiterFlow(Generic[P]):
         """Return the arguments for a later `acquire`, checked."""
         self._limiter_key(key, keys)
         self.check_call(costs, timeout)
-        return key, keys, costs, timeout
+        return key, None if keys is None else dict(keys), costs, timeout
 
     def check_call(self, costs: Mapping[str, int], timeout: float | None) -> None:
         """Raise for costs or a timeout that can't be used."""
@@ -366,6 +366,8 @@ class LimiterFlow(Generic[P]):
             except BackendError as error:
                 decision = self._without_backend(request, error)
             latest[:] = [decision]
+            if decision.error is not None and not decision.allowed:  # by `on_backend_error`
+                raise self._too_late(what, timeout, decision) from decision.error
             return self._granted(decision, request) if decision.allowed else Denied(decision.retry_after or 0.0)
 
         outcome: P | Denied | None = Denied(0.0)
@@ -478,7 +480,7 @@ class LimiterFlow(Generic[P]):
         self._check_possible(what, request.costs)
         decision = await self._decided(request)
         if not decision.allowed:
-            raise self._too_late(what, max_wait, decision)
+            raise self._too_late(what, max_wait, decision) from decision.error
         return self._granted(decision, request)
 
     async def peek(self, key: str, keys: Keys | None) -> Decision[P]:

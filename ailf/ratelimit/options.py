@@ -13,7 +13,7 @@ __all__ = ["LimiterOptions", "OnBackendError"]
 
 OnBackendError = Literal["raise", "allow", "deny"]
 
-RESERVED = {"key", "keys", "timeout", "within", "cost", "limit"}
+RESERVED = {"key", "keys", "timeout", "within", "cost", "limit", "self", "engine"}
 """Names that limits can't have: the methods that take costs by name have arguments of these names."""
 
 MAX_LIMITS = 16

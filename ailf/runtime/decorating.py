@@ -111,9 +111,9 @@ def within_async(
 
 
 def _called(function: Any) -> Any:
-    """Return the function that runs when this is called: the one inside `functools.partial`, or `__call__`."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    """Return the function that runs when this is called: one inside `partial` or `staticmethod`, or `__call__`."""
+    while isinstance(function, functools.partial | staticmethod):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
     if inspect.isroutine(function) or isinstance(function, type) or not callable(function):
         return function
     return type(function).__call__

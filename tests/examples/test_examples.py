@@ -85,19 +85,19 @@ def told(url: str) -> str:
     """
     command = [sys.executable, "quota_two_processes.py", "--url", url, "--calls", "80"]
     for _ in range(3):
-        done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=50, check=False)
+        done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=100, check=False)
         if done.returncode == 0:
             break
     return done.stdout + done.stderr
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(330)
 def test_quota_of_one_process() -> None:
     """Without a limiter the strict provider rejects calls of the real clients, with one it rejects none."""
     assert "80 calls served, 0 rejected" in told("memory://")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(330)
 def test_quota_of_two_processes(any_server: Server) -> None:
     """Two processes share the quota on Redis, and no call is rejected."""
     assert "80 calls served, 0 rejected" in told(any_server.url)

@@ -156,7 +156,7 @@ def test_leases_of_every_kind_are_extended_together(server: Server, namespace: s
                 assert [each for each, is_kept in zip(order, kept, strict=True) if not is_kept] == [receipts[2]]
 
 
-HELD = 50_000
+HELD = 25_000
 """Messages of one consumer: the renewal of all of their leases takes seconds."""
 
 
@@ -170,7 +170,7 @@ def held_all(consumer: ailf.Consumer[Any], count: int) -> list[ailf.Delivery[Any
 def test_a_consumer_that_holds_many_messages_keeps_them(
     new_server: NewServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S4: none of 50 000 leases is lost while they are renewed four times, in pages, and closing loses none."""
+    """S4: none of 25 000 leases is lost while they are renewed four times, in pages, and closing loses none."""
     server = new_server()
     with ailf.connect(server.url) as backend, server.client() as admin:
         stream = backend.stream("s")
