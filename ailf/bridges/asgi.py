@@ -71,10 +71,11 @@ def client_ip(scope: Scope) -> str:
 
 
 def header(name: str) -> Callable[[Scope], str]:
-    """Return a function for the key of a request: the value of a header, or the client's address without it.
+    """Return a function for the key of a request: the value of a header, or else the client's address.
 
-    The value is hashed, as it may be a secret or of any length. Check it before: a client that may send any value gets
-    a new quota with each.
+    The address counts also for a request with several such headers, of which a later check may see one only. The value
+    is hashed, as it may be a secret or of any length. Check it before: a client that may send any value gets a new
+    quota with each.
 
     Arguments:
         name: The name of the header, such as ``"x-api-key"``.
@@ -277,7 +278,7 @@ class RateLimitMiddleware:
     An allowed request goes on to the application, and its response gets the fields ``RateLimit-Policy`` and
     ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers-10). A denied one is answered with 429, ``Retry-After`` and a
     JSON problem (RFC 9457). The slot of a `Concurrency` limit is held until the last byte of the response was handed to
-    the server, the client has gone, or the application ends. Websockets and lifespan pass through.
+    the server, or the application ends. Websockets and lifespan pass through.
 
     While the backend is away, ``on_backend_error`` of the limiter decides. By default the middleware fails closed: a
     request waits for the backend's ``retry_for`` (5 seconds) and is answered with 503. With ``"deny"`` that happens at

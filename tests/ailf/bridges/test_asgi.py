@@ -23,7 +23,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 import ailf
-from ailf.bridges.asgi import RateLimitMiddleware, client_ip, header, rate_limit
+from ailf.bridges.asgi import Gate, RateLimitMiddleware, client_ip, header, rate_limit
 from ailf.bridges.ratelimit_fields import policy_of, retry_after_of, states_of
 from ailf.testing import ManualClock
 from ailf.values import LimitState
@@ -235,6 +235,8 @@ def test_headers_as_keys() -> None:
     assert key(scope) != key({**scope, "headers": [(b"x-api-key", b"\xff")]})
     assert key({**scope, "headers": [(b"X-API-KEY", b"\xff")]}) == key({**scope, "headers": [(b"x-api-key", b"\xff")]})
     assert key({**scope, "headers": []}) == "ip:192.0.2.1"
+    repeated = [(b"x-api-key", b"valid"), (b"x-api-key", b"random")]
+    assert key({**scope, "headers": repeated}) == "ip:192.0.2.1", "a second value makes no key of its own"
 
 
 def test_keys_have_quotas_of_their_own() -> None:
@@ -256,6 +258,32 @@ def test_keys_have_quotas_of_their_own() -> None:
                         (await client.get(f"/{name}", headers={"x-key": name})).status_code for name in ("ann", "bob")
                     ]
             assert got == statuses
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("key", ["/" + "x" * 600, "/\ud800"])
+def test_keys_that_no_limiter_takes(key: str) -> None:
+    """A client's key that is too long, or no valid text, has a quota like any other."""
+
+    async def scenario(backend: AsyncMemoryBackend) -> None:
+        limiter = backend.rate_limiter("web", "2/day")
+        tree = backend.rate_limiter("tree", root="all", user="2/day")
+        for gate in (Gate(limiter, lambda _: key, None, 0), Gate(tree, lambda _: {"user": key}, None, 0)):
+            admitted = [await gate.admit({}, lambda permit: permit) for _ in range(3)]
+            assert [each and each.status for each in admitted] == [0, 0, 429]
+
+    play(scenario)
+
+
+def test_a_taken_slot_asks_for_a_second() -> None:
+    """Nobody knows when a slot is freed, so a client isn't told to stay away for the slot's lease."""
+
+    async def scenario(backend: AsyncMemoryBackend) -> None:
+        limiter = backend.rate_limiter("slots", ailf.Concurrency(1, ttl=90))
+        async with limiter.hold("all"), client_of(RateLimitMiddleware(ok, limiter, key="all")) as client:
+            denied = await client.get("/")
+        assert (denied.status_code, denied.headers["retry-after"]) == (429, "1")
 
     play(scenario)
 

@@ -276,3 +276,10 @@ def test_two_processes(any_server: Server) -> None:
     calls = [int(each.communicate(timeout=30)[0]) for each in started]
     assert sum(calls) == 40
     assert [each.returncode for each in started] == [0, 0]
+
+
+def test_options_are_no_limits(backend: Any) -> None:
+    """An option of a limiter that makes no sense here is refused where it is given."""
+    with pytest.raises(ailf.InvalidArgumentError, match="no option 'root'"):
+        SharedRateLimiter(backend, "llm", root="acme", run="5/minute")
+    close(backend)

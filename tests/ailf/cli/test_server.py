@@ -155,6 +155,17 @@ def test_why_a_message_waits(url: str) -> None:
         assert run("why", "message", "s", fresh, "nope", url=url).code == 6
 
 
+def test_why_a_message_of_a_partition_waits(url: str) -> None:
+    """The place of a message in a partitioned stream isn't known, and all else is told."""
+    with ailf.connect(url) as backend:
+        stream = backend.stream("wide", partitions=4)
+        stream.group("g").open()
+        entry_id = [stream.add(number) for number in range(6)][-1]
+        told = run("why", "message", "wide", entry_id, url=url)
+    assert told.code == 0
+    assert "not delivered yet, behind an unknown number of undelivered messages" in told.out
+
+
 def test_why_a_lock_is_held(url: str) -> None:
     """The waiters of a lock are counted."""
     with ailf.connect(url) as backend:

@@ -202,3 +202,19 @@ def test_decorating_opens_nothing() -> None:
         await on_loop.aclose()
 
     asyncio.run(main())
+
+
+def test_a_static_method_below_the_decorator() -> None:
+    """What is decorated is the function: a generator holds the lock while it is iterated, a coroutine is refused."""
+    with MemoryBackend() as backend:
+        lock = backend.lock("l")
+
+        class Shop:
+            @lock.held()
+            @staticmethod
+            def taken() -> Iterator[bool]:
+                yield lock.locked()
+
+        assert list(Shop.taken()) == [True]
+        with pytest.raises(ailf.InvalidArgumentError, match="async"):
+            lock.held()(staticmethod(numbers_async))

@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import weakref
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -115,6 +116,31 @@ def test_children_wait_for_their_parent() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_dropped_generator_blocks_nobody() -> None:
+    """A generator that held the lock and was left in the middle releases it; a task that still holds it is told so."""
+
+    async def main() -> None:
+        async with AsyncMemoryBackend() as backend:
+            lock = backend.lock("l")
+
+            @lock.held()
+            async def decorated() -> AsyncIterator[int]:
+                yield 1
+
+            async def own() -> AsyncIterator[int]:
+                async with lock.hold():
+                    yield 1
+
+            for generate in (decorated, own):
+                async for _ in generate():
+                    break
+                async with lock.hold(timeout=20):
+                    with pytest.raises(ailf.DeadlockError):
+                        await lock.acquire(timeout=20)
+
+    asyncio.run(main())
+
+
 def test_a_forked_child_owns_none_of_its_parents_locks() -> None:
     """In a forked child the lock is the parent's, which may release it: the child waits."""
     with MemoryBackend() as backend:

@@ -9,6 +9,7 @@ import pytest
 
 import ailf
 from ailf import Concurrency
+from ailf.testing import Faults
 from ailf_memory import MemoryBackend
 
 KEYS = {"run": "r", "team": "t"}
@@ -195,3 +196,34 @@ def test_on_asyncio() -> None:
             assert (await limiter.peek(keys=KEYS)).remaining == 100
 
     asyncio.run(main())
+
+
+def test_a_mapping_that_changes_before_the_call() -> None:
+    """What was checked is what is charged."""
+    with MemoryBackend() as backend:
+        tree = backend.rate_limiter("tree", root="all", run="5/day")
+        keys = {"run": "first"}
+        held = tree.hold(keys=keys)
+        keys["run"] = "second"
+        with held:
+            pass
+        assert [tree.peek(each).remaining for each in ("first", "second")] == [4, 5]
+
+
+@pytest.mark.parametrize("name", ["self", "engine", "key", "timeout"])
+def test_names_that_no_limit_can_have(name: str) -> None:
+    """The name of a parameter is refused at the declaration."""
+    with MemoryBackend() as backend, pytest.raises((ailf.InvalidArgumentError, TypeError)):
+        backend.rate_limiter("r", **{name: "5/day"})
+
+
+def test_denied_while_the_backend_is_away() -> None:
+    """With "deny" a call that would wait is denied at once, and its error has the backend's as its cause."""
+    with MemoryBackend() as backend:
+        faults = Faults(backend)
+        limiter = backend.rate_limiter("r", "5/day", on_backend_error="deny")
+        faults.backend_away()
+        for call in (lambda: limiter.acquire(timeout=60), limiter.reserve):
+            with pytest.raises(ailf.RateLimitedError) as raised:
+                call()
+            assert isinstance(raised.value.__cause__, ailf.BackendError)
