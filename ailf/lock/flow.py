@@ -156,7 +156,7 @@ class LockFlow:
                 return grant
         if self._options.permits is None:
             await self._let_dropped_generators_end(until)
-            self._check_owner(until)
+            await self._check_owner(until)
         if self._options.fair:
             return await self._wait(until)
         slot = await local.take(until - self.engine.runtime.now())
@@ -202,10 +202,13 @@ class LockFlow:
                     return
                 await asyncio.sleep(0)
 
-    def _check_owner(self, until: float) -> None:
-        """Raise `DeadlockError` if the caller would wait for itself."""
+    async def _check_owner(self, until: float) -> None:
+        """Raise `DeadlockError` if the caller would wait for itself.
+
+        Before that it asks whether the grant still stands: it may have been broken, or the backend may have lost it.
+        """
         owned = LeaseFlow.find_blocking(self.engine, self.names, until)
-        if owned is None:
+        if owned is None or not await self._stands(owned):
             return
         caller = "thread" if self.engine.runtime.flavour == "blocking" else "task"
         held = " and ".join(repr(name) for name in owned.request.names if name in self.names)
@@ -214,6 +217,15 @@ class LockFlow:
             f"vain. A lock is not re-entrant: release it first. If another {caller} releases it, pass it "
             "lease.hand_over(). To ask without waiting, use try_acquire()"
         )
+
+    async def _stands(self, owned: LeaseFlow) -> bool:
+        """Tell whether the backend knows a grant for a name of this lock; while it is away, that is assumed."""
+        shared = next(name for name in owned.request.names if name in self.names)
+        try:
+            info = await self.engine.call(f"acquire {self}", self._driver.inspect, shared, again=True)
+        except AWAY:
+            return True
+        return any(holder.fence == owned.fence for holder in info.holders)
 
     def _too_late(self, timeout: float | None, why: str = _HELD) -> LockTimeoutError:
         return LockTimeoutError(f"could not acquire {self} within {timeout:g} s; {why}")

@@ -490,6 +490,29 @@ async def test_waiting_for_oneself(world: World, fair: bool, names: tuple[str, .
     await in_one_caller(world, backend, steps)
 
 
+async def test_a_broken_grant_of_ones_own(world: World) -> None:
+    """L21: a grant that was broken, which its owner may not know yet, is none to wait for."""
+    backend = await world.connect()
+
+    async def steps(backend: Any) -> None:
+        lock = backend.lock("l")
+        lease = await value(lock.acquire(world.patience))
+        assert await value(lock.break_(lease.fence))
+        other = (await value(lock.acquire(world.patience))).hand_over()
+        releasing = threading.Timer(0.1, in_loop(other.release) if world.flavour == "asyncio" else other.release)
+        releasing.start()
+        again = await value(lock.acquire(world.patience))
+        assert again.fence > other.fence
+        await value(again.release())
+        releasing.join()
+
+    def in_loop(release: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
+        loop = asyncio.get_running_loop()
+        return lambda: asyncio.run_coroutine_threadsafe(release(), loop)
+
+    await in_one_caller(world, backend, steps)
+
+
 async def test_waiting_within_a_block(world: World) -> None:
     """L21: a block within a block on the same lock gets DeadlockError, through another object, too."""
     backend = await world.connect()
