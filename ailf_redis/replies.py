@@ -264,7 +264,7 @@ def as_message_info(reply: Sequence[Any]) -> MessageInfo | None:
     if not state:
         return None
     due = None if left < 0 else left / 1000
-    return MessageInfo(_STATES[int(state) - 1], text(consumer) if consumer else None, due, int(attempts))
+    return MessageInfo(_STATES[int(state) - 1], name_of_bytes(consumer) if consumer else None, due, int(attempts))
 
 
 def as_names(reply: Sequence[bytes] | int) -> list[str] | None:

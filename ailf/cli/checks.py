@@ -55,7 +55,7 @@ def stream_findings(streams: Sequence[StreamState]) -> Iterator[Finding]:
     yield _finding(
         "retention",
         [f"{each.name!r} ({each.info.length:,} entries)" for each in streams if _kept_for_nothing(each)],
-        f"{len(streams):,} streams, none of which keeps over {LARGE:,} entries for nothing",
+        f"{counted(len(streams), 'stream')}, none of which keeps over {LARGE:,} entries for nothing",
         "streams that keep settled messages: ",
         "give their producers a retention, such as Retention.settled(), or run `ailf trim STREAM --settled`",
     )

@@ -172,6 +172,11 @@ def _state_text(info: GroupInfo, found: MessageInfo, behind: int) -> str:
     match found.state:
         case MessageState.UNREAD:
             return f"not delivered yet, {_place(info, behind)}; {_holdup(info)}"
+        case MessageState.LEASED if found.due is None:
+            return (
+                f"in the hands of consumer {found.consumer!r} of another program, attempt {found.attempts:,}; when it "
+                "is delivered again isn't known"
+            )
         case MessageState.LEASED:
             return (
                 f"in the hands of consumer {found.consumer!r}, attempt {found.attempts:,}; unless it is settled or its "

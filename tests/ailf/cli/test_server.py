@@ -166,6 +166,18 @@ def test_why_a_message_of_a_partition_waits(url: str) -> None:
     assert "not delivered yet, behind an unknown number of undelivered messages" in told.out
 
 
+def test_why_a_message_of_another_program_waits(any_server: Server, namespace: str) -> None:
+    """An entry that another program took is in the hands of its consumer, until nobody knows when."""
+    url = f"{any_server.url}?namespace={namespace}"
+    with ailf.connect(url) as backend, any_server.client() as raw:
+        stream = backend.stream("s")
+        entry_id = stream.add(1)
+        stream.group("g").open()
+        raw.xreadgroup("g", b"\xff", {f"{{{namespace}:stream:s}}": ">"})
+    told = run("why", "message", "s", entry_id, url=url)
+    assert r"in the hands of consumer '\udcff' of another program, attempt 1; when it is delivered" in told.out
+
+
 def test_why_a_lock_is_held(url: str) -> None:
     """The waiters of a lock are counted."""
     with ailf.connect(url) as backend:
