@@ -243,7 +243,7 @@ def test_a_stream_whose_name_is_not_text(new_server: NewServer) -> None:
     checked = run("doctor", "--interval", "0", url=server.url)
     assert checked.code == 0
     assert r"'\udcff\x1b'" in checked.out
-    assert "1 streams, none of which" in checked.out
+    assert "1 stream, none of which" in checked.out
 
 
 def reads(server: Server) -> int:
