@@ -155,7 +155,6 @@ class LockFlow:
             if grant is not None:
                 return grant
         if self._options.permits is None:
-            await self._let_dropped_generators_end(until)
             await self._check_owner(until)
         if self._options.fair:
             return await self._wait(until)
@@ -194,20 +193,25 @@ class LockFlow:
 
         await self.engine.runtime.single_flight().run(release, WITHDRAW)
 
-    async def _let_dropped_generators_end(self, until: float) -> None:
-        """Let a generator that held the lock and was dropped release it: that is a task of the event loop's own."""
-        if self.engine.runtime.flavour == "asyncio":
-            for _ in range(_PASSES):
-                if LeaseFlow.find_blocking(self.engine, self.names, until) is None:
-                    return
-                await asyncio.sleep(0)
+    async def _find_own(self, until: float) -> LeaseFlow | None:
+        """Return a grant of the caller that blocks its wait, if any.
+
+        On asyncio a generator that held the lock and was dropped may release it first, in a task of the loop's own.
+        """
+        owned = LeaseFlow.find_blocking(self.engine, self.names, until)
+        for _ in range(_PASSES if self.engine.runtime.flavour == "asyncio" else 0):
+            if owned is None:
+                break
+            await asyncio.sleep(0)
+            owned = LeaseFlow.find_blocking(self.engine, self.names, until)
+        return owned
 
     async def _check_owner(self, until: float) -> None:
         """Raise `DeadlockError` if the caller would wait for itself.
 
         Before that it asks whether the grant still stands: it may have been broken, or the backend may have lost it.
         """
-        owned = LeaseFlow.find_blocking(self.engine, self.names, until)
+        owned = await self._find_own(until)
         if owned is None or not await self._stands(owned):
             return
         caller = "thread" if self.engine.runtime.flavour == "blocking" else "task"

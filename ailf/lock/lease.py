@@ -87,8 +87,7 @@ class LeaseFlow(msgspec.Struct, eq=False, weakref=True):
     def __del__(self) -> None:
         """Stop renewing a grant that no code refers to any more, so that it ends by itself."""
         self.engine.renewer.discard(self.lease)
-        if self.owned is not None:
-            self.owned.pop(self.request.token, None)
+        self.hand_over()
 
     # --- the owner -----------------------------------------------------------------------------------------------
 
@@ -140,8 +139,7 @@ class LeaseFlow(msgspec.Struct, eq=False, weakref=True):
             return
         self.engine.check_home()
         self.engine.renewer.discard(self.lease)
-        if self.owned is not None:  # from now on it ends by itself, whatever comes of this
-            self.owned.pop(self.request.token, None)
+        self.hand_over()  # from now on it ends by itself, whatever comes of this
         self._releases += 1
         try:
             kept = await self._release()
