@@ -229,22 +229,21 @@ class Gate:
         headers = dict(self._policy)
         if fields := states_of(self.limiter.limits, states, denied=True):
             headers["RateLimit"] = fields
+        denying = {name: state for name, state in states.items() if state.retry_after != 0}
         waits = [
             1.0 if state.retry_after and self.limiter.limits[name].leased else state.retry_after
-            for name, state in states.items()
-            if state.retry_after != 0
+            for name, state in denying.items()
         ]
         wait = retry_after_of(waits or [retry_after])  # nobody knows when a slot is freed: a second, and not its lease
         if wait is not None:
             headers["Retry-After"] = wait
-        names = [policy_name(name) for name, state in states.items() if state.retry_after != 0]
         detail = "This request costs more than its limit ever admits." if wait is None else f"Try again in {wait} s."
         problem = {
             "type": QUOTA_EXCEEDED,
             "title": "Too many requests",
             "status": 429,
             "detail": detail,
-            "violated-policies": names,
+            "violated-policies": [policy_name(name) for name in denying],
         }
         return Admission(None, headers, 429, problem)
 
@@ -338,7 +337,7 @@ class RateLimitMiddleware:
             received.close()
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send, admission: Admission) -> None:
-        fields = [(name.lower().encode(), value.encode()) for name, value in admission.headers.items()]
+        fields = _encoded(admission.headers)
         released = False
 
         async def send_and_release(message: Message) -> None:
@@ -357,6 +356,11 @@ class RateLimitMiddleware:
                 await self._gate.release(admission)
 
 
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI takes them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
 def _is_last(message: Message) -> bool:
     """Tell whether a message is the end of the response's body."""
     kind = message["type"]
@@ -367,8 +371,7 @@ async def _answer(admission: Admission, send: Send) -> None:
     """Send the response to a request that wasn't allowed."""
     body = json.dumps(admission.problem).encode()
     headers = {**admission.headers, "Content-Type": "application/problem+json", "Content-Length": str(len(body))}
-    fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": admission.status, "headers": fields})
+    await send({"type": "http.response.start", "status": admission.status, "headers": _encoded(headers)})
     await send({"type": "http.response.body", "body": body})
 
 
