@@ -26,6 +26,7 @@ __all__ = [
     "NewHarness",
     "asyncio_only",
     "clauses",
+    "deselect",
     "needs",
     "new_harness",
     "pytest_collection_modifyitems",
@@ -113,6 +114,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if reason:
             counted[reason] += 1
             dropped.append(item)
+    deselect(config, items, dropped)
+
+
+def deselect(config: pytest.Config, items: list[pytest.Item], dropped: list[pytest.Item]) -> None:
+    """Remove tests from those that run, and tell pytest."""
     if dropped:
         deselected = set(dropped)
         items[:] = [item for item in items if item not in deselected]

@@ -27,9 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     older = list(binaries.found())[:-1]
     flavour = {version: fixtures.FLAVOURS[number % 2] for number, version in enumerate(older)}
-    dropped = [each for each in items if _is_of_other_flavour(each, flavour)]
-    items[:] = [each for each in items if each not in set(dropped)]
-    config.hook.pytest_deselected(items=dropped)
+    fixtures.deselect(config, items, [each for each in items if _is_of_other_flavour(each, flavour)])
 
 
 def _is_of_other_flavour(item: pytest.Item, flavour: dict[str, str]) -> bool:
