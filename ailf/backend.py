@@ -18,6 +18,7 @@ from ailf.logs import About, Log
 from ailf.payload_types import TypeForm
 from ailf.pubsub import AsyncPubSub, ErrorHook, PubSub
 from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
+from ailf.ratelimit.options import check_limit_names
 from ailf.runtime import AsyncioRuntime, ThreadRuntime, run
 from ailf.stream import AsyncStream, Stream
 from ailf.values import HeldLock, LimiterName, Page, Retention
@@ -329,6 +330,7 @@ class Backend(_BackendBase):
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
         if root is not None:
             self.engine.require(Capability.BUDGET_TREES, "rate limiters with a root")
+        check_limit_names(name, limits)  # before they stand beside other arguments
         return self.rate_limiter_class(
             name,
             limit,
@@ -610,6 +612,7 @@ class AsyncBackend(_BackendBase):
         self.engine.require(Capability.RATE_LIMITER, "rate limiters")
         if root is not None:
             self.engine.require(Capability.BUDGET_TREES, "rate limiters with a root")
+        check_limit_names(name, limits)  # before they stand beside other arguments
         return self.rate_limiter_class(
             name,
             limit,

@@ -23,6 +23,7 @@ from ailf.errors import ClosedError, InvalidArgumentError
 from ailf.limits import Limit
 from ailf.logs import About, Log
 from ailf.ratelimit import AsyncRateLimiter, OnBackendError, RateLimiter
+from ailf.ratelimit.options import OPTIONS
 
 __all__ = ["SharedRateLimiter"]
 
@@ -85,7 +86,7 @@ class SharedRateLimiter(BaseRateLimiter):
         self._max_wait = check_seconds("max_wait", max_wait)
         self._key = key
         self._backend = backend
-        if wrong := sorted({"root", "count_denied", "cache_denials"} & limits.keys()):
+        if wrong := sorted(OPTIONS & limits.keys()):
             raise InvalidArgumentError(f"SharedRateLimiter has no option {wrong[0]!r}, which can't be a limit's name")
         options: dict[str, Any] = {"on_backend_error": on_backend_error, **limits}
         self._limiter_of: Callable[[Any], Any] = lambda opened: opened.rate_limiter(name, limit, **options)

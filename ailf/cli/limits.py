@@ -12,6 +12,7 @@ from ailf.cli.exits import NOT_FOUND, USAGE, CommandError
 from ailf.cli.tables import Rows, table
 from ailf.cli.text import duration
 from ailf.ratelimit import RateLimiter
+from ailf.ratelimit.options import OPTIONS
 from ailf.values import Decision, LimiterName
 
 __all__ = ["APP", "keys_of", "limiter_of"]
@@ -77,17 +78,13 @@ def reset(
     cli.show(shown, f"reset {what} of limiter {name!r}")
 
 
-_OPTIONS = frozenset({"root", "on_backend_error", "count_denied", "cache_denials", "engine"})
-"""Options of a limiter, which are no names of limits."""
-
-
 def limiter_of(backend: Backend, name: str, options: list[str], root: str | None = None) -> RateLimiter:
     """Return the limiter of a name with the limits of ``--limit`` options."""
     unnamed = [each for each in options if "=" not in each]
     named = dict(each.split("=", 1) for each in options if "=" in each)
     if len(unnamed) + len(named) != len(options) or len(unnamed) > 1 or (unnamed and named):
         raise CommandError("--limit is given once without a name, or once for each name: requests=60/minute", USAGE)
-    if bad := [each for each in named if not each.isidentifier() or each in _OPTIONS]:
+    if bad := [each for each in named if not each.isidentifier() or each in OPTIONS]:
         raise CommandError(f"--limit takes NAME=LIMIT, and {bad[0]!r} is no name of a limit", USAGE)
     limits: dict[str, Any] = named
     return backend.rate_limiter(name, *unnamed, root=root, **limits)

@@ -1,7 +1,7 @@
 """The options of a rate limiter, checked when it is made."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 
@@ -9,14 +9,22 @@ from ailf.checks import check_flag, check_name
 from ailf.errors import InvalidArgumentError
 from ailf.limits import Limit, as_limit
 
-__all__ = ["LimiterOptions", "OnBackendError"]
+__all__ = ["OPTIONS", "LimiterOptions", "OnBackendError", "check_limit_names"]
 
 OnBackendError = Literal["raise", "allow", "deny"]
 
-RESERVED = {"key", "keys", "timeout", "within", "cost", "limit", "self", "engine"}
-"""Names that limits can't have: the methods that take costs by name have arguments of these names."""
+RESERVED: Final = frozenset({"key", "keys", "timeout", "within", "cost", "limit", "self", "engine"})
+"""Names that limits can't have: the methods that take costs, or limits, by name have arguments of these names."""
 
 MAX_LIMITS = 16
+
+
+def check_limit_names(name: object, limits: Mapping[str, object]) -> None:
+    """Check the names of a limiter's limits."""
+    if reserved := RESERVED & limits.keys():
+        raise InvalidArgumentError(
+            f"rate limiter {name!r}: a limit can't be called {min(reserved)!r}, the name of an argument"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -50,8 +58,7 @@ class LimiterOptions:
                 f"{what} needs one limit, as in rate_limiter(name, TokenBucket(10)), or several by name, as in "
                 "rate_limiter(name, requests='60/minute', tokens='100000/minute')"
             )
-        if reserved := RESERVED & set(limits):
-            raise InvalidArgumentError(f"{what}: a limit can't be called {min(reserved)!r}, the name of an argument")
+        check_limit_names(name, limits)
         if len(limits) > MAX_LIMITS:
             raise InvalidArgumentError(f"{what} has {len(limits)} limits; at most {MAX_LIMITS} are allowed")
         if root is not None:
@@ -80,3 +87,7 @@ class LimiterOptions:
             count_denied=count_denied,
             cache_denials=cache_denials,
         )
+
+
+OPTIONS: Final = frozenset(attrs.fields_dict(LimiterOptions)) - {"name", "limits"}
+"""The names of the options, which stand beside limits among the keyword arguments of a declaration."""
