@@ -165,9 +165,8 @@ def add(
     options: dict[str, Any] = {"key": key, "delay": delay, "headers": headers_of(header)}
     with cli.open() as backend:
         target = stream_of(backend, stream) if raw else stream_of(backend, stream, UNCHANGED)
-        size = (
-            BATCH if key is not None or (partitions_of(backend, stream) or 1) == 1 else 1
-        )  # a request is for one partition
+        one = key is not None or partitions_of(backend, stream) in {None, 1}  # a request is for one partition
+        size = BATCH if one else 1
         waiting = bodies(messages, backend.engine.driver.max_payload, raw=raw)
         if dedup_id is not None:
             first = list(itertools.islice(waiting, 2))

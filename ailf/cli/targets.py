@@ -47,6 +47,8 @@ def existing_group(backend: Backend, stream: str, group: str) -> Group[Any]:
 def partitions_of(backend: Backend, name: str) -> int | None:
     """Return the number of partitions of a stream; 1 for an ordinary one, and None for one that doesn't exist."""
     backend.stream(name)  # refuses a bad name, and a backend without streams
+    if (known := backend.engine.declared.get(name)) is not None:
+        return known
     driver = backend.engine.driver.stream()
     return run(backend.engine.call(f"look up stream {name!r}", driver.declare, name, None, again=True))
 

@@ -71,7 +71,6 @@ def message(
         others: list[str] = []
         if group is None:
             names, others = openable(target.groups())
-            names = sorted(set(names))
         else:
             names = [existing_group(backend, stream, group).name]
         ordinary = partitions_of(backend, stream) == 1
