@@ -361,9 +361,8 @@ class ConnectionLost(msgspec.Struct, frozen=True):
 
     >>> import ailf
     >>> from ailf.instruments import ConnectionLost
-    >>> from ailf.testing import Recorder
+    >>> from ailf.testing import Faults, Recorder
     >>> recorder = Recorder()
-    >>> from ailf.testing import Faults
     >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
     ...     Faults(backend).next("fetch", ailf.ConnectionLostError)
     ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)
@@ -387,9 +386,8 @@ class ConnectionRestored(msgspec.Struct, frozen=True):
 
     >>> import ailf
     >>> from ailf.instruments import ConnectionRestored
-    >>> from ailf.testing import Recorder
+    >>> from ailf.testing import Faults, Recorder
     >>> recorder = Recorder()
-    >>> from ailf.testing import Faults
     >>> with ailf.connect("memory://", instruments=[recorder]) as backend:
     ...     Faults(backend).next("fetch", ailf.ConnectionLostError)
     ...     backend.stream("tasks").group("workers").process(lambda delivery: None, until_idle=True)

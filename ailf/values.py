@@ -448,7 +448,7 @@ class MessageState(enum.Enum):
     SETTLED = "settled"
     """Nothing is left to do: it was settled, is a dead letter, was removed, or the group began behind it."""
     UNKNOWN = "unknown"
-    """It can't be told: so many messages were redriven that it may be one of them, or the backend has no such step."""
+    """It can't be told: it may be one of many redriven messages, or the backend has no such step."""
 
 
 class MessageInfo(msgspec.Struct, frozen=True):

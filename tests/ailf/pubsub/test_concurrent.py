@@ -142,7 +142,7 @@ def test_a_message_wakes_few_idle_handlers() -> None:
 
 
 def test_the_buffer_is_bounded() -> None:
-    """While all handlers are busy the buffer takes so many messages, and the oldest are dropped."""
+    """While all handlers are busy the buffer takes as many messages as fit, and the oldest are dropped."""
     around, may_end, handled = Around(), threading.Event(), list[int]()
 
     def handle(message: Any) -> None:
@@ -299,7 +299,7 @@ def test_a_closed_backend_ends_run(flavour: Flavour, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("on_asyncio", [False, True])
 def test_a_subscriber_of_an_app(on_asyncio: bool) -> None:
-    """`@app.subscriber(concurrency=…)` handles so many messages at once, and drains when the app ends."""
+    """`@app.subscriber(concurrency=…)` handles that many messages at once, and drains when the app ends."""
     app, inside, handled = ailf.App(), list[int](), list[int]()
 
     def handle(message: Any) -> None:
