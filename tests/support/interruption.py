@@ -24,7 +24,7 @@ class Interruption:
         Arguments:
             moment: The number of the line or call, from 1.
             within: Only files whose path contains one of these count.
-            spared: Functions whose qualified name ends with one of these don't count.
+            spared: Functions whose qualified name ends with one of these don't count, nor do functions that they call.
         """
         self.at = ""
         self._left = moment
@@ -40,7 +40,7 @@ class Interruption:
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         code = frame.f_code
-        if not any(each in code.co_filename for each in self._within) or code.co_qualname.endswith(self._spared):
+        if not any(each in code.co_filename for each in self._within) or self._spares(frame):
             return None
         if event == "call" or (event == "line" and not _enters(frame)):
             self._left -= 1
@@ -49,6 +49,9 @@ class Interruption:
                 sys.settrace(None)
                 raise KeyboardInterrupt(self.at)
         return self._trace
+
+    def _spares(self, frame: FrameType) -> bool:
+        return any(each.f_code.co_qualname.endswith(self._spared) for each in (frame, frame.f_back) if each is not None)
 
 
 def _enters(frame: FrameType) -> bool:
