@@ -29,6 +29,19 @@ OTHER_HEADERS: Final = {  # Mistral
     "requests": ("x-ratelimit-{part}-req-minute",),
     "tokens": ("x-ratelimitbysize-{part}-minute",),
 }
+
+
+def _fields(pattern: str, quota: str) -> tuple[str, str, str]:
+    limit, remaining, reset = (
+        pattern.format(part=part, quota=quota.replace("_", "-")) for part in ("limit", "remaining", "reset")
+    )
+    return limit, remaining, reset
+
+
+FIELDS: Final = tuple(
+    (quota, *_fields(pattern, quota)) for quota in QUOTAS for pattern in (*HEADERS, *OTHER_HEADERS.get(quota, ()))
+)
+"""Each quota with the headers of its limit, of what remains of it, and of its reset."""
 LONGEST_PERIOD: Final = 120.0  # a quota per minute is full again after a minute; doubled, because providers round
 LONGEST_PAUSE: Final = 3600.0  # a longer ``retry-after`` is shortened to this
 
@@ -61,16 +74,16 @@ def observed(
         now: When the response was sent, in seconds since 1970, for values that are points in time. None: the ``date``
             in the headers, or else the time of this process.
     """
-    unprefixed, sent = _plain(headers, now)
+    plain = _plain(headers)
+    sent = _Sent(plain, now)
     wanted = _names(names)
     quotas = [quota for quota in QUOTAS if quota in wanted]
     reports = [
-        each
-        for quota in quotas
-        for pattern in (*HEADERS, *OTHER_HEADERS.get(quota, ()))
-        if (each := _quota(unprefixed, pattern, quota, sent))
+        report
+        for quota, limit, remaining, reset in FIELDS
+        if remaining in plain and quota in wanted and (report := _quota(plain, quota, limit, remaining, reset, sent))
     ]
-    seconds = _pause(unprefixed, sent)
+    seconds = _pause(plain, sent)
     if seconds and quotas:
         reports.append({"limit": quotas[0], "retry_after": min(seconds, LONGEST_PAUSE)})
     return reports
@@ -88,7 +101,8 @@ def pause(headers: Mapping[str, str], body: bytes = b"", *, now: float | None = 
         body: The response's body.
         now: As for `observed`.
     """
-    plain, sent = _plain(headers, now)
+    plain = _plain(headers)
+    sent = _Sent(plain, now)
     seconds = _pause(plain, sent)
     if seconds is not None:
         return min(seconds, LONGEST_PAUSE)
@@ -106,14 +120,29 @@ def pause(headers: Mapping[str, str], body: bytes = b"", *, now: float | None = 
     return None
 
 
-def _plain(headers: Mapping[str, str], now: float | None) -> tuple[dict[str, str], float]:
-    """Return the headers in lower case, without LiteLLM's prefix, and the time at which they were sent."""
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers in lower case, without LiteLLM's prefix."""
     lower = {str(name).lower(): str(text).strip() for name, text in headers.items()}
-    plain = {name.removeprefix(PROXY): text for name, text in lower.items() if name.startswith(PROXY)} | lower
-    if now is None:
-        dated = _read(plain, "date", _date)
-        now = time.time() if dated is None else dated
-    return plain, now
+    return {name.removeprefix(PROXY): text for name, text in lower.items() if name.startswith(PROXY)} | lower
+
+
+class _Sent:
+    """When headers were sent, in seconds since 1970, for values that are points in time: most responses have none.
+
+    Arguments:
+        headers: The headers, whose date counts if no time is given.
+        now: The time, or None.
+    """
+
+    def __init__(self, headers: Mapping[str, str], now: float | None) -> None:
+        self._headers = headers
+        self._now = now
+
+    def __call__(self) -> float:
+        if self._now is None:
+            dated = _read(self._headers, "date", _date)
+            self._now = time.time() if dated is None else dated
+        return self._now
 
 
 def _error(body: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -134,7 +163,7 @@ def _error(body: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
     return found, plain
 
 
-def _window_reset(headers: Mapping[str, str], sent: float) -> float | None:
+def _window_reset(headers: Mapping[str, str], sent: _Sent) -> float | None:
     """Return the seconds until a window is over of which nothing is left; None for a window of more than a minute."""
     if headers.get("x-ratelimit-remaining") != "0":
         return None
@@ -142,7 +171,7 @@ def _window_reset(headers: Mapping[str, str], sent: float) -> float | None:
     if reset is None:
         return None
     at = reset / 1000 if reset > 10**11 else float(reset)  # since 1970, in milliseconds or in seconds
-    seconds = at - sent if at > 10**9 else at
+    seconds = at - sent() if at > 10**9 else at
     return seconds if 0 < seconds <= LONGEST_PERIOD else None
 
 
@@ -150,18 +179,18 @@ def _names(names: Iterable[str]) -> set[str]:
     return {names} if isinstance(names, str) else set(names)
 
 
-def _quota(headers: Mapping[str, str], pattern: str, quota: str, sent: float) -> dict[str, Any]:
-    """Return the arguments of `observe` for one quota; an empty dict if the headers don't report what remains."""
-    parts = ("limit", "remaining", "reset")
-    limit, left, reset = (pattern.format(part=part, quota=quota.replace("_", "-")) for part in parts)
-    remaining, most = _read(headers, left, _whole), _read(headers, limit, _whole)
+def _quota(
+    headers: Mapping[str, str], quota: str, limit: str, remaining: str, reset: str, sent: _Sent
+) -> dict[str, Any]:
+    """Return the arguments of `observe` for one quota; an empty dict if what remains of it can't be read."""
+    left, most = _read(headers, remaining, _whole), _read(headers, limit, _whole)
     reset_after = _read(headers, reset, lambda text: _wait(text, sent))
-    if remaining is None:
+    if left is None:
         return {}
     # `reset_after` is the time until the missing part is back. Scaled by limit / missing part it is the quota's period.
-    if most is not None and reset_after is not None and reset_after * most <= LONGEST_PERIOD * (most - remaining):
-        return {"limit": quota, "remaining": remaining, "reset_after": reset_after}
-    return {"limit": quota, "remaining": remaining}
+    if most is not None and reset_after is not None and reset_after * most <= LONGEST_PERIOD * (most - left):
+        return {"limit": quota, "remaining": left, "reset_after": reset_after}
+    return {"limit": quota, "remaining": left}
 
 
 def _read(headers: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
@@ -174,7 +203,7 @@ def _read(headers: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T
         return None
 
 
-def _pause(headers: Mapping[str, str], sent: float) -> float | None:
+def _pause(headers: Mapping[str, str], sent: _Sent) -> float | None:
     """Return the seconds for which to send nothing, from the most precise header that is there."""
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         pause = _read(headers, name, lambda text: _duration(text + "ms"))
@@ -183,9 +212,9 @@ def _pause(headers: Mapping[str, str], sent: float) -> float | None:
     return _read(headers, "retry-after", lambda text: _pause_of(text, sent))
 
 
-def _pause_of(text: str, sent: float) -> float:
+def _pause_of(text: str, sent: _Sent) -> float:
     """Return the seconds of a duration, or the seconds until a date (RFC 9110)."""
-    return max(0.0, _date(text) - sent) if "," in text else _duration(text)
+    return max(0.0, _date(text) - sent()) if "," in text else _duration(text)
 
 
 def _date(text: str) -> float:
@@ -208,11 +237,11 @@ def _duration(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(parts))
 
 
-def _wait(text: str, sent: float) -> float:
+def _wait(text: str, sent: _Sent) -> float:
     """Return the seconds of a duration, or the seconds until a time (RFC 3339)."""
     if not re.match("[0-9]{4}-", text):
         return _duration(text)
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("a time without its zone")
-    return max(0.0, at.timestamp() - sent)
+    return max(0.0, at.timestamp() - sent())
