@@ -74,7 +74,7 @@ def test_settling_delays_nothing(kind: Kind, new_server: NewServer) -> None:
             await c.result(c.limiter.peek("gpt"))
             since = time.monotonic()
             assert (await c.post()).json() == {"usage": USAGE}
-            assert time.monotonic() - since < 0.5
+            assert time.monotonic() - since < 2
             server.resume()
             await c.close()
             assert (await c.used("tokens"), await c.held()) == (15, 0)
@@ -144,7 +144,7 @@ def test_a_killed_process(any_server: Server) -> None:
         process.kill()
         since = time.monotonic()
         limiter.acquire("gpt", timeout=5).release()
-        assert time.monotonic() - since < 1.5
+        assert time.monotonic() - since < 3
 
 
 @pytest.mark.parametrize("missing", ["httpx", "httpx2", "both"])

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -56,13 +57,19 @@ class Terminal:
         """Return what is written until a text comes."""
         written = ""
         while text not in written:
+            assert self.writes(), f"{text!r} didn't come, only {written!r}"
             written += os.read(self.side, 4096).decode()
         return written
+
+    def writes(self, within: float = 30) -> bool:
+        """Tell whether something is written, or the command ends, within these seconds."""
+        return bool(select.select([self.side], [], [], within)[0])
 
     def end(self) -> tuple[int, str]:
         """Return the exit code and what is still written."""
         written = b""
         while True:
+            assert self.writes(), f"the command doesn't end: {written!r}"
             try:
                 piece = os.read(self.side, 65_536)
             except OSError:  # Linux's way to say that the other side is closed
@@ -109,6 +116,9 @@ def test_ctrl_c_at_a_question(url: str) -> None:
     with terminal("pause", "orders", "kitchen", url=url) as asked:
         asked.until("[y/N]")
         asked.process.send_signal(signal.SIGINT)
+        # Python looks for signals before it waits for a line, but not between that look and the wait.
+        while not asked.writes(within=5):
+            asked.process.send_signal(signal.SIGINT)
         code, written = asked.end()
     assert code == 130
     assert "Traceback" not in written

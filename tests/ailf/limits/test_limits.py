@@ -174,7 +174,8 @@ def test_a_debt_above_the_capacity_stays() -> None:
 @pytest.mark.parametrize(
     ("args", "options", "words"),
     [
-        (("",), {"limit": "1/s"}, "empty"),
+        (("", "1/s"), {}, "empty"),
+        (("r",), {"limit": "1/s"}, "'limit'"),
         (("r",), {}, "one limit"),
         (("r", "1/s"), {"a": "1/s"}, "one limit"),
         (("r", 5), {}, "TokenBucket"),

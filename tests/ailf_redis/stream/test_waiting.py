@@ -46,7 +46,7 @@ def test_a_wait_longer_than_the_timeout(new_server: NewServer) -> None:
             received = time.monotonic()
             adding.join()
             assert delivery is not None
-            assert received - added[0] < 0.25
+            assert received - added[0] < 1
             opened = admin.info("stats")["total_connections_received"] - connected
             assert opened <= 2, "more than one to wait, and one for the thread that adds"
 
@@ -257,7 +257,7 @@ def test_the_watcher_dies(url: str, namespace: str, raw: redis.Redis, way: signa
         assert wait_for(lambda: got.messages) <= TAKEOVER / 4 + 0.5
         time.sleep(TAKEOVER / 2)  # the watch of the other one ends
         stream.add(2)
-        assert wait_for(lambda: len(got.messages) == 2) <= 0.3
+        assert wait_for(lambda: len(got.messages) == 2) <= 0.8
         if way is signal.SIGSTOP:
             process.send_signal(signal.SIGCONT)
             for number in (3, 4, 5):
@@ -280,7 +280,7 @@ def test_a_sleeper_gets_the_watch_by_another_fetch(url: str, namespace: str, raw
             calling.start()
             time.sleep(0.1)
             backend.stream("s").add(1)
-            assert wait_for(lambda: got.messages) <= 0.4
+            assert wait_for(lambda: got.messages) <= 5, "by itself it fetches every 100 s"
             calling.join()
 
 
