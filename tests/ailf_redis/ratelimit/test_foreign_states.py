@@ -11,6 +11,7 @@ import ailf
 from ailf.driver import Charge, LimiterKey, LimitRequest, SlotLease
 from ailf.errors import RateLimitedError
 from ailf.runtime import run
+from tests.support.effort import NEWEST
 
 YEARS = 1e9
 """Seconds of a window that doesn't end while a test runs."""
@@ -51,6 +52,7 @@ def id_of(raw: redis.Redis) -> str:
 
 
 @pytest.mark.parametrize("kind", LIMITS)
+@NEWEST
 def test_junk_states_count_as_none(backend: ailf.Backend, raw: redis.Redis, kind: str) -> None:
     """R2: after each call the limit is where it would be if nothing had been stored."""
     limiter, driver = backend.rate_limiter("r", LIMITS[kind]), backend.engine.driver.rate_limiter()

@@ -12,6 +12,7 @@ import pytest
 import ailf
 from tests.ailf_redis.stream.chaos import Plan, WorkerPool, gather, run, settled, wait_for, worker_pool
 from tests.ailf_redis.stream.histories import History, faults
+from tests.support.effort import NEWEST
 from tests.support.servers import Server
 
 log = logging.getLogger("tests")
@@ -47,6 +48,7 @@ def work(url: str, workers: WorkerPool, attack: str) -> History:
 
 
 @pytest.mark.timeout(120)
+@NEWEST
 def test_kill_of_a_worker_loses_nothing(url: str, workers: WorkerPool) -> None:
     """S2, S5, S12: of 1000 tasks none is lost when a worker is killed, and only those that it held come again."""
     history = work(url, workers, "kill")
@@ -57,6 +59,7 @@ def test_kill_of_a_worker_loses_nothing(url: str, workers: WorkerPool) -> None:
 
 
 @pytest.mark.timeout(120)
+@NEWEST
 def test_sigterm_drains(url: str, workers: WorkerPool) -> None:
     """S14: a worker that gets SIGTERM ends well, and others do at once what it had not begun, with attempt 1."""
     history = work(url, workers, "stop")

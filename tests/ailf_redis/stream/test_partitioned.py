@@ -14,6 +14,7 @@ from ailf.runtime import run
 from ailf_redis import RedisBackend
 from ailf_redis.keys import Keys
 from tests.support.clusters import Cluster
+from tests.support.effort import NEWEST
 from tests.support.proxy import Proxy
 from tests.support.servers import NewServer, Server
 
@@ -67,6 +68,7 @@ def until_blocked(nodes: Sequence[redis.Redis], number: int) -> None:
         time.sleep(0.02)
 
 
+@NEWEST
 def test_idle_costs_are_those_of_a_process(backend: ailf.Backend, raw: redis.Redis) -> None:
     """An idle process makes about as many requests for 16 partitions as for an ordinary stream."""
     counts = {}
@@ -86,6 +88,7 @@ def test_idle_costs_are_those_of_a_process(backend: ailf.Backend, raw: redis.Red
     assert partitioned["evalsha"] <= 1.5 * ordinary["evalsha"] + 2, "16 times as many would be one for each partition"
 
 
+@NEWEST
 def test_one_connection_waits_for_all(backend: ailf.Backend, raw: redis.Redis) -> None:
     """A process waits for all partitions with one connection, and a message in any of them ends that wait."""
     stream = backend.stream("s", partitions=PARTITIONS)
@@ -257,6 +260,7 @@ def test_a_wait_after_a_long_handler_begins_with_a_fetch(
         assert sorted(each.id for each in again if each) == sorted(ids)
 
 
+@NEWEST
 def test_a_stream_is_made_again_with_another_number(backend: ailf.Backend, raw: redis.Redis) -> None:
     """S21, S25: a consumer of the former partitions that is still open holds up none of the new ones."""
     former = backend.stream("s", partitions=4)

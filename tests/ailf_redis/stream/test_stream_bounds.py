@@ -15,6 +15,7 @@ import ailf
 from ailf import Retention, Trimmed
 from ailf_redis import scripts
 from ailf_redis.scripts import Script
+from tests.support.effort import NEWEST
 from tests.support.servers import NewServer, Server
 
 MOST, LARGE, PAGE, ROOM = 1000, 22, 100, 256 * 1024
@@ -165,6 +166,7 @@ def test_an_add_that_removes_nothing_reads_nothing(backend: ailf.Backend, steps:
 
 @pytest.mark.parametrize("kind", ["no group", "settled", "only settled", "hard"])
 @pytest.mark.parametrize("size", ["small", "medium", "large"])
+@NEWEST
 def test_a_grown_stream(backend: ailf.Backend, steps: Steps, raw: redis.Redis, kind: str, size: str) -> None:
     """S8: a grown stream that gets a retention shrinks with each add, none is refused, and no large body is read."""
     bound = LARGE if size == "large" else MOST
@@ -332,6 +334,7 @@ def test_info_of_large_entries(backend: ailf.Backend, steps: Steps, read: int) -
 
 
 @pytest.mark.parametrize("removed", ["nothing", "settled", "behind", "unread", "by others"])
+@NEWEST
 def test_info_of_many_entries(
     backend: ailf.Backend, steps: Steps, raw: redis.Redis, server: Server, removed: str
 ) -> None:

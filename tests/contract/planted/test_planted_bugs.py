@@ -97,7 +97,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_caught(number: int, bug: Planted, turn: int) -> None:
     """A backend that has the bug fails the contract test.
 
-    The flavours take turns; `make test-contract` tries both. `test_whole` shows that each test runs in both.
+    The flavours take turns; `make test-all` tries both. `test_whole` shows that each test runs in both.
     """
     flavour = FLAVOURS[(number + turn) % 2]
     assert caught(bug, flavour)
