@@ -308,7 +308,7 @@ def shown(rows: dict[str, Result]) -> Table:
 
 def run(url: str, calls: int, processes: int, rows: dict[str, Result], live: Live) -> Result:
     """Run the provider and the processes once; return the result."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports this file, and the clients, once for all
     counts = {
         name: context.Value("d" if name in {"first", "last"} else "i", 0)
         for name in ("served", "rejected", "waiting", "first", "last")

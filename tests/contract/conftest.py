@@ -1,4 +1,4 @@
-"""The contract on ailf's own backends. With AILF_TEST_EAGER=1 tasks are eager, from Python 3.12 on."""
+"""The contract on ailf's own backends. AILF_TEST_EAGER=memory makes tasks on memory eager, from Python 3.12 on."""
 
 import asyncio
 import os
@@ -8,12 +8,13 @@ import pytest
 
 from contract_tests import fixtures
 from contract_tests.conftest import *  # noqa: F403 - the contract's fixtures
-from contract_tests.harness import Harness
+from tests.contract.harnesses import MemoryHarness, RedisHarness
 from tests.support import binaries
 from tests.support.effort import THOROUGH
 
-if os.environ.get("AILF_TEST_EAGER"):
-    Harness.task_factory = staticmethod(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - Python 3.11 has none
+if eager := os.environ.get("AILF_TEST_EAGER"):
+    harness = {"memory": MemoryHarness, "redis": RedisHarness}[eager]
+    harness.task_factory = staticmethod(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - Python 3.11 has none
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,9 +8,7 @@ import types
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import anthropic
 import httpx2
-import openai
 import pytest
 
 import ailf
@@ -538,6 +536,8 @@ ASK: Any = {"model": "gpt", "messages": [{"role": "user", "content": "x"}], "max
 
 def test_the_retries_of_a_client() -> None:
     """Retries of the openai client charge each request, and the tokens of one answer once."""
+    import openai  # noqa: PLC0415 - each process of the tests would import it, and that takes a second
+
     provider, requests = answering(KINDS[1], {"status": 500}, {"status": 500}, {"json": CHAT})
     with MemoryBackend(clock=ManualClock()) as backend:
         llm = quota("openai", backend, requests=60, tokens=6_000, parallel=2, wrapped=httpx2.MockTransport(provider))
@@ -550,6 +550,8 @@ def test_the_retries_of_a_client() -> None:
 
 def test_anthropic_on_asyncio() -> None:
     """Input and output of the anthropic client are charged separately."""
+    import anthropic  # noqa: PLC0415 - as above
+
     answer = {
         "id": "m",
         "type": "message",
@@ -582,6 +584,8 @@ def test_anthropic_on_asyncio() -> None:
 
 def test_the_error_of_a_full_line() -> None:
     """The error of a wait that is too long passes through a client, which doesn't try again."""
+    import openai  # noqa: PLC0415 - as above
+
     provider, _ = answering(KINDS[1], {"json": CHAT})
     with MemoryBackend() as backend:
         llm = quota("openai", backend, requests=1, max_wait=0.2, wrapped=httpx2.MockTransport(provider))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from contract_tests.stream import test_worker as w
 from contract_tests.world import World, run_test
 from tests.contract.harnesses import RedisHarness
 from tests.support.binaries import found
+from tests.support.effort import THOROUGH
 from tests.support.servers import NewServer, Server, ServerStartError, free_port
 from tests.support.tls import HOST, Certificates, Terminator
 
@@ -66,12 +68,14 @@ OF_TASKS = [
     req.test_cancelled_requests,
 ]
 
+WAYS = [("tcp", "uvloop"), *itertools.product(("unix", "tls"), LOOPS)]
+"""The transports and loops; the suite itself runs the others over TCP."""
+
 CASES = [
     pytest.param(transport, loop, test, id=f"{transport}-{loop}-{test.__name__}")
-    for transport in ("tcp", "unix", "tls")
-    for loop in LOOPS
-    if transport != "tcp" or loop == "uvloop"  # the suite itself runs the others
-    for test in OF_ALL + (OF_TASKS if loop != "blocking" else [])
+    for way, (transport, loop) in enumerate(WAYS)
+    for number, test in enumerate(OF_ALL + (OF_TASKS if loop != "blocking" else []))
+    if THOROUGH or (way + number) % 2 == 0  # half of the tests over each, by turns
 ]
 
 
@@ -98,7 +102,7 @@ def urls(certificates: Certificates) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize(("transport", "loop", "test"), CASES)
 def test_everything_goes(urls: dict[str, str], transport: str, loop: str, test: Callable[..., Any]) -> None:
-    """The suite's tests pass over each transport, on threads, asyncio and uvloop."""
+    """The suite's tests pass over each transport, on threads, asyncio and uvloop; `make test-all` runs all of them."""
     world = World(RedisHarness(urls[transport]), "blocking" if loop == "blocking" else "asyncio")
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(run_test(world, test))

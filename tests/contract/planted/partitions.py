@@ -7,8 +7,8 @@ from ailf_memory.stream import MemoryStreamDriver, MemoryStreamsWaiter
 from tests.contract.planted.base import caught_by
 
 
-@caught_by("stream.test_partitions.test_numbers_must_agree", way="add", first=3, second=4, use="add")
-@caught_by("stream.test_partitions.test_numbers_must_agree", way="open", first=None, second=3, use="read")
+@caught_by("stream.test_partitions.test_numbers_must_agree", way="add", first=3, second=4)
+@caught_by("stream.test_partitions.test_numbers_must_agree", way="open", first=None, second=3)
 class AgreesWithAnyNumber(MemoryStreamDriver):
     """No number of partitions is stored: each is the right one."""
 

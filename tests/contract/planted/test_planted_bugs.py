@@ -61,7 +61,7 @@ def case_id(bug: Planted) -> str:
 def each_test() -> list[Any]:
     """Return the tests that must catch a bug in both flavours, each once for the same arguments."""
     cases = {case_id(bug): bug for bug in PLANTED if not bug.asyncio_only}
-    return [pytest.param(bug.test, bug.arguments, id=name) for name, bug in cases.items()]
+    return [pytest.param(number, bug.test, bug.arguments, id=name) for number, (name, bug) in enumerate(cases.items())]
 
 
 def caught(bug: Planted, flavour: str) -> bool:
@@ -92,15 +92,15 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ailf.driver.BackendDriver.timeout", PATIENCE / 2)
 
 
-@pytest.mark.parametrize("turn", [0, 1] if THOROUGH else [0])
+BY_TURNS = pytest.mark.parametrize("turn", [0, 1] if THOROUGH else [0])
+"""The flavours take turns; `make test-all` tries both."""
+
+
+@BY_TURNS
 @pytest.mark.parametrize(("number", "bug"), each_case(asyncio_only=False))
 def test_caught(number: int, bug: Planted, turn: int) -> None:
-    """A backend that has the bug fails the contract test.
-
-    The flavours take turns; `make test-all` tries both. `test_whole` shows that each test runs in both.
-    """
-    flavour = FLAVOURS[(number + turn) % 2]
-    assert caught(bug, flavour)
+    """A backend that has the bug fails the contract test."""
+    assert caught(bug, FLAVOURS[(number + turn) % 2])
 
 
 @pytest.mark.parametrize(("number", "bug"), each_case(asyncio_only=True))
@@ -109,11 +109,11 @@ def test_caught_on_asyncio(number: int, bug: Planted) -> None:
     assert caught(bug, "asyncio")
 
 
-@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
-@pytest.mark.parametrize(("test", "arguments"), each_test())
-def test_whole(test: ContractTest, arguments: dict[str, Any], flavour: str) -> None:
+@BY_TURNS
+@pytest.mark.parametrize(("number", "test", "arguments"), each_test())
+def test_whole(number: int, test: ContractTest, arguments: dict[str, Any], turn: int) -> None:
     """The same test, run in the same way, passes on a backend without the bug."""
-    perform(BrokenHarness, test, arguments, flavour)
+    perform(BrokenHarness, test, arguments, FLAVOURS[(number + turn) % 2])
 
 
 def test_every_clause_has_a_planted_bug() -> None:
