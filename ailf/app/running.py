@@ -254,6 +254,15 @@ class RunningApp:
             await done(self.backend.aclose() if self.on_asyncio else self.backend.close())
 
     async def _join(self) -> None:
+        """Wait until all tasks have ended. If the caller is cancelled meanwhile, cancel them, and return."""
+        try:
+            await self._drained()
+        except asyncio.CancelledError as error:  # what follows is done, as far as the caller's task can wait for it
+            for task in self._tasks:
+                task.cancel()
+            self._record(error, "the wait for the handlers")
+
+    async def _drained(self) -> None:
         """Wait until all tasks have ended: for the longest drain, and some seconds more."""
         now = self._runtime.now
         until = now() + self._drain + ENDING

@@ -86,8 +86,8 @@ class _AsyncLockContextBase(_LockContextBase):
     """The base of `AsyncLockContext` and `AsyncLockIteration`."""
 
     async def _leave(self, error: BaseException | None) -> None:
-        if isinstance(error, asyncio.CancelledError):
-            await asyncio.shield(self._release(error))
+        if isinstance(error, asyncio.CancelledError):  # the task may be cancelled again, as anyio does at each await
+            await self._flow.engine.runtime.single_flight().run(lambda: self._release(error))
         else:
             await self._release(error)
 

@@ -3,6 +3,7 @@
 A permit records the charge of an allowed call. The renewal thread (`ailf.engine.renewal`) extends its slots.
 """
 
+import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -166,7 +167,7 @@ class PermitFlow(msgspec.Struct, eq=False):
             arguments = (self.limiter_key, self.request.token, self._slots())
             try:
                 await self.engine.call(f"release {self}", settle, *arguments, again=True)
-            except BackendError:
+            except BaseException:  # a cancellation too
                 self._lease = lease  # so that `release` can be repeated; it is not renewed any more
                 raise
 
@@ -187,6 +188,10 @@ class PermitFlow(msgspec.Struct, eq=False):
             await self.release()
         except AilfError as error:
             log.warning(self, "not released, so its concurrency slots are free again after their ttl: %s", error)
+
+    async def leave_cancelled(self) -> None:
+        """Leave in a task of its own: the caller's was cancelled, and may be again (anyio does so at each await)."""
+        await self.engine.runtime.single_flight().run(self.leave)
 
     async def ready(self) -> None:
         """Wait until a reservation may begin."""
@@ -397,7 +402,10 @@ class AsyncPermit(_PermitBase):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Release the concurrency slots."""
-        await self._flow.leave()
+        if isinstance(error, asyncio.CancelledError):
+            await self._flow.leave_cancelled()
+        else:
+            await self._flow.leave()
 
 
 def _unnamed(costs: Mapping[str, int]) -> dict[str, int]:

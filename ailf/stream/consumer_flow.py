@@ -19,7 +19,7 @@ from ailf.engine.engine import LEAVING
 from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError, EmptyError
 from ailf.logs import Fields, Log
-from ailf.runtime.base import Flow
+from ailf.runtime.base import Flow, SingleFlight
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.consumer_name import unique_name
 from ailf.stream.delivery import DeliveryState
@@ -75,6 +75,8 @@ class ConsumerFlow:
         self._buffer: deque[DeliveryState] = deque()
         self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
         self._fetching = group.engine.runtime.single_flight()
+        self._closing = group.engine.runtime.single_flight()
+        self._settling: set[SingleFlight] = set()
         self.liveness = ConsumerLiveness(
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
@@ -485,6 +487,19 @@ class ConsumerFlow:
         if self._wait is not None:
             self._wait.interrupt(self._queued)
 
+    async def settle_apart(self, settle: Flow) -> None:
+        """Settle a delivery in a task of its own, for which `close` waits."""
+        flight = self.group.engine.runtime.single_flight()
+
+        async def run() -> None:
+            try:
+                await settle()
+            finally:
+                self._settling.discard(flight)
+
+        self._settling.add(flight)
+        await flight.run(run)
+
     async def _wait_for_fetch(self, until: float) -> None:
         """Wait until `until` for a fetch under way to end: its messages must be given back."""
         now = self.group.engine.runtime.now
@@ -532,15 +547,23 @@ class ConsumerFlow:
         """Stop, and give the unsettled messages back to the group (S6, S11).
 
         Messages whose handlers still run are not given back, because two handlers would work on them at once. They come
-        back when their leases end.
+        back when their leases end. If the caller is cancelled, this continues, and the next call waits for it.
         """
-        if self._closed or self._pid != os.getpid():  # a forked child must not close what its parent holds
+        if self._pid != os.getpid():  # a forked child must not close what its parent holds
             return
-        self.group.engine.check_home()
+        if not self._closed:
+            self.group.engine.check_home()
+        await self._closing.run(self._close)
+
+    async def _close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         self.stop()
         until = self.group.engine.runtime.now() + LEAVING
         await self._wait_for_fetch(until)
+        for each in tuple(self._settling):
+            await each.wait_idle(max(0.0, until - self.group.engine.runtime.now()))
         for liveness in self._livenesses.values():
             self.group.engine.renewer.retire(liveness)  # a lease that is given back is not lost
         left = False

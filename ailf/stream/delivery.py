@@ -22,6 +22,7 @@ from ailf.instruments import Destination, Handling, MessageReceived, MessageSett
 from ailf.logs import Fields, Log
 from ailf.payload_types import T, T_co
 from ailf.runtime import run
+from ailf.runtime.base import Flow
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
@@ -55,6 +56,9 @@ class OwningConsumer(Protocol):
 
     def stop_renewing(self, state: "DeliveryState") -> None:
         """Renew the lease of a settled or lost delivery no more."""
+
+    async def settle_apart(self, settle: Flow) -> None:
+        """Settle a delivery in a task of its own, for which `close` waits."""
 
 
 def choose_action(
@@ -268,6 +272,18 @@ class DeliveryState:
         """Settle it by how its context ended, unless its body settled it; return whether to suppress the error."""
         self.leave_context(error)
         return await self.settle_left(error, cancelled=cancelled)
+
+    async def leave_cancelled(self, error: BaseException, *, cancelled: bool) -> bool:
+        """Leave, and settle in a task of its own: the body's may be cancelled again, as anyio does at each await."""
+        self.leave_context(error)
+        suppresses = False
+
+        async def settle() -> None:
+            nonlocal suppresses
+            suppresses = await self.settle_left(error, cancelled=cancelled)
+
+        await self.consumer.settle_apart(settle)
+        return suppresses
 
     def leave_context(self, error: BaseException | None) -> None:
         """Be the current delivery no more."""
@@ -613,7 +629,7 @@ class AsyncDelivery(_DeliveryBase[T_co]):
         """Settle it by how the body ended, unless the body settled it."""
         state = self._state
         if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.body_cancels:
-            return await asyncio.shield(state.leave(error, cancelled=state.cancel_reason is None))
+            return await state.leave_cancelled(error, cancelled=state.cancel_reason is None)
         return await self._state.leave(error)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 from collections.abc import Coroutine
 from typing import Any
@@ -31,6 +32,16 @@ async def cancelled(world: World, moment: float, call: "Coroutine[Any, Any, Any]
         await asyncio.sleep(moment)
     task.cancel()
     return (await world.within_patience(asyncio.gather(task, return_exceptions=True)))[0]
+
+
+async def cancelled_at_each_step(world: World, block: Coroutine[Any, Any, Any], entered: asyncio.Event) -> None:
+    """Cancel a block that was entered at each step of the event loop until it has ended, as anyio's scopes do."""
+    task = asyncio.ensure_future(block)
+    await world.within_patience(entered.wait())
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
 
 
 @asyncio_only("a thread can't be cancelled")
@@ -150,9 +161,63 @@ async def test_cancelled_opening(world: World) -> None:
         await backend.aclose()
 
 
+HOLDS: dict[str, Any] = {
+    "lock": lambda backend: backend.lock("l", ttl=60),
+    "lock.hold": lambda backend: backend.lock("l", ttl=60).hold(),
+    "limiter.hold": lambda backend: backend.rate_limiter("r", ailf.Concurrency(1, ttl=60)).hold(),
+    "semaphore": lambda backend: backend.semaphore("s", 1, ttl=60),
+}
+
+
+@needs(Capability.LOCK, Capability.RATE_LIMITER)
 @asyncio_only("a thread can't be cancelled")
-async def test_cancelled_process(world: World) -> None:
-    """S6, S14: cancelling process gives back all messages, also those in a handler."""
+@pytest.mark.parametrize("hold", HOLDS)
+async def test_holds_cancelled_at_each_step(world: World, hold: str) -> None:
+    """B8: a block that is cancelled again while it is left releases nevertheless what it holds."""
+    backend, other = await world.connect(), await world.connect()
+    entered = asyncio.Event()
+
+    async def block() -> None:
+        async with HOLDS[hold](backend):
+            entered.set()
+            await asyncio.Event().wait()
+
+    await cancelled_at_each_step(world, block(), entered)
+
+    async def pass_through() -> None:
+        async with HOLDS[hold](other):
+            pass
+
+    await world.within_patience(pass_through())
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_a_consumer_cancelled_at_each_step(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """B8, S6: a consumer that is cancelled again while it ends settles its delivery first, and leaves the group."""
+    backend, other = await world.connect(), await world.connect()
+    await backend.stream("s").add_many([1, 2])
+    entered = asyncio.Event()
+
+    async def block() -> None:
+        group = backend.stream("s").group("g", lease=60)
+        async with group.consumer(prefetch=2) as consumer, await world.take(consumer):
+            entered.set()
+            await asyncio.Event().wait()
+
+    await cancelled_at_each_step(world, block(), entered)
+    async with other.stream("s").group("g", lease=60).consumer() as consumer:
+        back = [await world.take(consumer) for _ in range(2)]
+        assert sorted((delivery.data, delivery.attempt) for delivery in back) == [(1, 1), (2, 1)]
+        for each in back:
+            await each.ack()
+    assert (await other.stream("s").group("g").info()).consumers == {}
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+@asyncio_only("a thread can't be cancelled")
+@pytest.mark.parametrize("again", [False, True])
+async def test_cancelled_process(world: World, again: bool) -> None:
+    """S6, S14: cancelling process, once or at each step, gives back all messages, also those in a handler."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=60)
@@ -166,6 +231,9 @@ async def test_cancelled_process(world: World) -> None:
     working = asyncio.ensure_future(group.process(handler, concurrency=2, prefetch=4))
     await world.until(lambda: len(begun) == 2)
     working.cancel()
+    while again and not working.done():
+        await asyncio.sleep(0)
+        working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await world.within_patience(working)
     async with group.consumer() as other:

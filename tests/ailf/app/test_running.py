@@ -105,6 +105,50 @@ def test_on_asyncio() -> None:
 test_body_on_asyncio.__test__ = False  # type: ignore[attr-defined]
 
 
+def test_cancelled_at_each_step() -> None:
+    """An app whose task is cancelled again while it ends cancels its handlers, leaves the lifespan, and closes."""
+    seen: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def around(_: ailf.App) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            seen.append("around ends")
+
+    app = ailf.App("memory://", lifespan=around)
+    app.on_shutdown(lambda: seen.append("ends"))
+
+    @app.handler("tasks", group="workers", drain=60)
+    async def handle(_: ailf.AsyncDelivery[Any]) -> None:
+        seen.append("handles")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("is cancelled")
+
+    opened: list[ailf.AsyncBackend] = []
+
+    async def block() -> None:
+        async with app.running():
+            opened.append(app.backend)
+            await app.backend.stream("tasks").add(1)
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(block())
+        await until(lambda: seen)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    asyncio.run(main())
+    assert sorted(seen) == ["around ends", "ends", "handles", "is cancelled"]
+    assert opened[0].closed
+
+
 def test_the_wrong_flavour() -> None:
     """A backend, or a `with`, of the other flavour is refused, and so is an app without functions."""
     app, other = ailf.App("memory://"), ailf.App("memory://")
