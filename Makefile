@@ -136,7 +136,8 @@ campaign: venv ## the same proofs for longer and at random; half an hour
 	    tests/campaigns tests/models tests/traps \
 	    tests/ailf_redis/connection/test_crosstalk.py tests/ailf_redis/ratelimit/test_limiter_faults.py
 
-# Where `make test` has one flavour of the contract on each server, and slow tests on the newest server only.
+# Where `make test` has one flavour of the contract on the newest server and the other on older ones, which take turns, as
+# both flavours do elsewhere, and slow tests on the newest server only.
 .PHONY: test-all
 test-all: venv ## all tests, and the contract in both flavours, on every server
 	AILF_TEST_ALL=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal

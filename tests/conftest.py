@@ -46,9 +46,7 @@ def pytest_report_header() -> list[str]:
     """Say which servers the tests run on."""
     lines = [f"server {binaries.locate(version).note}" for version in binaries.found()] + _missing()
     if not THOROUGH and not binaries.selection():
-        lines.append(
-            "the contract in one flavour on each server, slow tests on the newest one: `make test-all` runs all"
-        )
+        lines.append("a part of the contract on each server, slow tests on the newest one: `make test-all` runs all")
     return lines
 
 
