@@ -214,10 +214,8 @@ async def test_a_consumer_cancelled_at_each_step(world: World, caplog: pytest.Lo
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-@asyncio_only("a thread can't be cancelled")
-@pytest.mark.parametrize("again", [False, True])
-async def test_cancelled_process(world: World, again: bool) -> None:
-    """S6, S14: cancelling process, once or at each step, gives back all messages, also those in a handler."""
+async def cancel_process(world: World, *, at_each_step: bool) -> None:
+    """Cancel process while its handlers run; see that all messages come again."""
     backend = await world.connect()
     stream = backend.stream("s")
     group = stream.group("g", lease=60)
@@ -231,7 +229,7 @@ async def test_cancelled_process(world: World, again: bool) -> None:
     working = asyncio.ensure_future(group.process(handler, concurrency=2, prefetch=4))
     await world.until(lambda: len(begun) == 2)
     working.cancel()
-    while again and not working.done():
+    while at_each_step and not working.done():
         await asyncio.sleep(0)
         working.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -239,6 +237,18 @@ async def test_cancelled_process(world: World, again: bool) -> None:
     async with group.consumer() as other:
         back = [await world.take(other) for _ in range(6)]
         assert sorted((delivery.data, delivery.attempt) for delivery in back) == [(number, 1) for number in range(6)]
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_cancelled_process(world: World) -> None:
+    """S6, S14: cancelling process gives back all messages, also those in a handler."""
+    await cancel_process(world, at_each_step=False)
+
+
+@asyncio_only("a thread can't be cancelled")
+async def test_a_process_cancelled_at_each_step(world: World) -> None:
+    """B8, S6, S14: cancelling process again while it ends gives back all messages, too."""
+    await cancel_process(world, at_each_step=True)
 
 
 @needs("url")
