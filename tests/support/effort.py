@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import settings
 
-__all__ = ["CAMPAIGN", "NEWEST", "SLOW", "THOROUGH", "TRIES", "Tell", "examples"]
+__all__ = ["CAMPAIGN", "NEWEST", "SLOW", "THOROUGH", "TRIES", "Tell", "examples", "some_of"]
 
 CAMPAIGN = os.environ.get("AILF_CAMPAIGN") == "1"
 
@@ -19,6 +19,12 @@ NEWEST = pytest.mark.newest_server
 
 SLOW = pytest.mark.timeout(7200 if CAMPAIGN else 300)
 """Marks tests that are slow on a busy machine."""
+
+
+def some_of(chosen: int, values: list[Any]) -> list[Any]:
+    """Return the first values of a slow test's parameter; all of them if `THOROUGH`."""
+    return values if THOROUGH else values[:chosen]
+
 
 Tell: TypeAlias = Callable[[str], None]
 """The type of the fixture `tell`, which prints a line of figures at the end of the run."""

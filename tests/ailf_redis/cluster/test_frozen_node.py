@@ -17,6 +17,7 @@ from ailf_redis import AsyncRedisBackend, RedisBackend
 from ailf_redis.keys import Keys
 from tests.support import binaries
 from tests.support.clusters import Cluster
+from tests.support.effort import some_of
 from tests.support.servers import Server
 
 PARTITIONS = 6
@@ -174,7 +175,7 @@ def consuming(cluster: Cluster, namespace: str, flavour: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+@pytest.mark.parametrize("flavour", some_of(1, ["blocking", "asyncio"]))
 def test_messages_of_other_nodes_come_in_time(own_cluster: Cluster, namespace: str, flavour: str) -> None:
     """S25: a node that doesn't reply keeps messages of the others waiting once, and not at each fetch.
 

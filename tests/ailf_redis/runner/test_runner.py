@@ -14,6 +14,7 @@ import pytest
 
 import ailf
 from tests.ailf_redis.runner.processes import Runner, lives, running, wait_for
+from tests.support.effort import some_of
 from tests.support.servers import NewServer, Server
 
 pytestmark = pytest.mark.timeout(180)
@@ -67,8 +68,12 @@ def start(tmp_path: Path, url: str) -> Iterator[Start]:
 # --- stopping ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("app", [ASYNCIO, THREADS], ids=["asyncio", "threads"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("app", "number"),
+    some_of(
+        2, [(ASYNCIO, signal.SIGTERM), (THREADS, signal.SIGINT), (ASYNCIO, signal.SIGINT), (THREADS, signal.SIGTERM)]
+    ),
+)
 def test_a_signal_drains(url: str, start: Start, app: str, number: signal.Signals) -> None:
     """A signal in the middle of handlers lets them end, calls the shutdown functions, and ends with status 0."""
     runner = start("--workers", "2", app=app)
@@ -340,7 +345,7 @@ def test_a_taken_port(start: Start, any_server: Server) -> None:
 # --- schedules ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flavour", ["async def", "def"])
+@pytest.mark.parametrize("flavour", some_of(1, ["async def", "def"]))
 def test_every_once_over_all_processes(start: Start, flavour: str) -> None:
     """Over three processes each period has one run, also across a reload."""
     tick = f"""
