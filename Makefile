@@ -58,7 +58,7 @@ test-here: venv ## all tests, on this Python and every server that is here
 NEWER_TESTS := $(addprefix tests/,ailf ailf_memory docs \
     $(addprefix contract/test_,memory.py redis.py user_client.py) \
     $(addprefix ailf_redis/test_,hot_path.py leftovers.py user_client.py versions.py) \
-    $(addprefix ailf_redis/connection/test_,connection.py executors.py transports.py))
+    $(addprefix ailf_redis/connection/test_,connection.py executors.py))
 # What stands on other libraries (typer, httpx, OpenTelemetry, Prometheus), or only looks at the project's files, is tested
 # once; so are the types of the docs.
 NEWER_ONCE := $(addprefix --ignore=tests/ailf/,bridges cli providers telemetry) \

@@ -18,7 +18,7 @@ if eager := os.environ.get("AILF_TEST_EAGER"):
     harness.task_factory = staticmethod(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - Python 3.11 has none
 
 
-BY_TURNS = frozenset({"test_fake.py", "test_faults.py", "test_partitions_memory.py"})
+BY_TURNS = frozenset(f"test_{each}.py" for each in ("cluster", "fake", "faults", "partitions_memory", "user_client"))
 """Files whose tests run in one flavour each."""
 
 
@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Both flavours run the same core, driver and scripts, so the version of a server, or what stands between the core and
     its memory, doesn't change one of them alone. On the newest server all tests run on threads. On asyncio each runs on
-    one of the older servers, and `make test-newer` runs it on the newest. With faults, in partitions and on a fake
-    server each test runs in one flavour. `make test-all` and a selection of servers run all in both.
+    one of the older servers, and `make test-newer` runs it on the newest. With faults, in partitions, on a cluster, a
+    fake server and a user's client each test runs in one flavour. `make test-all` and a selection of servers run all.
     """
     fixtures.pytest_collection_modifyitems(config, items)
     versions = list(binaries.found())
