@@ -57,6 +57,7 @@ _DROPPED: Final = frozenset(
             "maint_notifications_pool_handler",
             "oss_cluster_maint_notifications_handler",
         ),  # they change the client's pool
+        "maint_notifications_config",  # ailf gives its own, where the flavour has it (`versions.quiet`)
         *("maintenance_state", "maintenance_notification_hash"),
         *("orig_host_address", "orig_socket_timeout", "orig_socket_connect_timeout"),
         *("connection_pool", "connection_class", "max_connections", "himport_registry", "cache", "cache_config"),
