@@ -5,6 +5,7 @@ scheduled function has a task of its own. The first task that ends with an error
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -114,6 +115,7 @@ class RunningApp:
         self._groups: list[Any] = []
         self._stops: list[Callable[[], None]] = []
         self._failure: BaseException | None = None
+        self._cancelled = False
 
     # --- entering and leaving ------------------------------------------------------------------------------------
 
@@ -251,16 +253,31 @@ class RunningApp:
                 self._record(failure, "the lifespan")
         self._app.backend = None
         if self._given is None:
-            await done(self.backend.aclose() if self.on_asyncio else self.backend.close())
+            await self._runtime.single_flight().run(self._close)
+
+    async def _close(self) -> None:
+        """Close the backend, when tasks that were cancelled have ended."""
+        if self._cancelled:
+            await self._ended()
+        await done(self.backend.aclose() if self.on_asyncio else self.backend.close())
 
     async def _join(self) -> None:
         """Wait until all tasks have ended. If the caller is cancelled meanwhile, cancel them, and return."""
         try:
             await self._drained()
-        except asyncio.CancelledError as error:  # what follows is done, as far as the caller's task can wait for it
+        except asyncio.CancelledError as error:
+            self._record(error, "the wait for the handlers")
+            self._cancelled = True
             for task in self._tasks:
                 task.cancel()
-            self._record(error, "the wait for the handlers")
+            with contextlib.suppress(asyncio.CancelledError):  # once more: what follows is done nevertheless
+                await self._runtime.single_flight().run(self._ended)
+
+    async def _ended(self) -> None:
+        """Wait until all tasks, which were cancelled, have ended."""
+        until = self._runtime.now() + ENDING
+        for task in self._tasks:
+            await task.join(max(0.0, until - self._runtime.now()))
 
     async def _drained(self) -> None:
         """Wait until all tasks have ended: for the longest drain, and some seconds more."""
@@ -281,7 +298,7 @@ class RunningApp:
     def _record(self, error: BaseException, what: str) -> None:
         if self._failure is None:
             self._failure = error
-        elif error is not self._failure:
+        elif error is not self._failure and not isinstance(error, asyncio.CancelledError):
             log.failure(logging.ERROR, self._about(), "%s has failed, too", what, error=error)
 
     # --- tasks ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from ailf.checks import check_member, check_seconds
-from ailf.errors import AilfError, InvalidArgumentError, LeaseLostError
+from ailf.errors import AilfError, ClosedError, InvalidArgumentError, LeaseLostError
 from ailf.lock.flow import LockFlow
 from ailf.lock.lease import AsyncLease, Lease, LeaseFlow
 from ailf.logs import Log
@@ -54,6 +54,8 @@ class _LockContextBase:
         except AilfError as failure:
             if error is None and self._on_lost is OnLost.CANCEL:
                 raise
+            if isinstance(failure, ClosedError) and isinstance(error, asyncio.CancelledError):
+                return  # the backend gives it back
             log.warning(grant, "not released at the end of its block: %s", failure)
 
 
@@ -86,10 +88,13 @@ class _AsyncLockContextBase(_LockContextBase):
     """The base of `AsyncLockContext` and `AsyncLockIteration`."""
 
     async def _leave(self, error: BaseException | None) -> None:
-        if isinstance(error, asyncio.CancelledError):  # the task may be cancelled again, as anyio does at each await
-            await self._flow.engine.runtime.single_flight().run(lambda: self._release(error))
-        else:
+        grant = self._grant
+        try:
             await self._release(error)
+        except asyncio.CancelledError as cancelled:  # it may come again at each await, as anyio's do
+            self._grant, error = grant, cancelled
+            await self._flow.engine.runtime.single_flight().run(lambda: self._release(error))
+            raise
 
 
 class AsyncLockContext(_AsyncLockContextBase):

@@ -187,10 +187,11 @@ class PermitFlow(msgspec.Struct, eq=False):
         try:
             await self.release()
         except AilfError as error:
-            log.warning(self, "not released, so its concurrency slots are free again after their ttl: %s", error)
+            if not self.engine.closed:  # else the backend gives them back
+                log.warning(self, "not released, so its concurrency slots are free again after their ttl: %s", error)
 
-    async def leave_cancelled(self) -> None:
-        """Leave in a task of its own: the caller's was cancelled, and may be again (anyio does so at each await)."""
+    async def leave_apart(self) -> None:
+        """Leave again in a task of its own: the caller's was cancelled meanwhile, and may be again."""
         await self.engine.runtime.single_flight().run(self.leave)
 
     async def ready(self) -> None:
@@ -402,10 +403,11 @@ class AsyncPermit(_PermitBase):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Release the concurrency slots."""
-        if isinstance(error, asyncio.CancelledError):
-            await self._flow.leave_cancelled()
-        else:
+        try:
             await self._flow.leave()
+        except asyncio.CancelledError:
+            await self._flow.leave_apart()
+            raise
 
 
 def _unnamed(costs: Mapping[str, int]) -> dict[str, int]:

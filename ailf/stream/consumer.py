@@ -115,7 +115,7 @@ class Consumer(_ConsumerBase, Generic[T]):
 
     def close(self) -> None:
         """Stop, and give back the unsettled messages. Their deliveries can't be settled any more."""
-        run(self._flow.close())
+        run(self._flow.leave())
 
 
 class AsyncConsumer(_ConsumerBase, Generic[T]):
@@ -208,4 +208,4 @@ class AsyncConsumer(_ConsumerBase, Generic[T]):
 
     async def aclose(self) -> None:
         """Stop, and give back the unsettled messages. Their deliveries can't be settled any more."""
-        await self._flow.close()
+        await self._flow.leave()

@@ -5,6 +5,7 @@ to the next caller or, on close, back to the group (S6). The consumers of one gr
 the backend (`GroupWait`).
 """
 
+import asyncio
 import functools
 import os
 import weakref
@@ -19,7 +20,7 @@ from ailf.engine.engine import LEAVING
 from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError, EmptyError
 from ailf.logs import Fields, Log
-from ailf.runtime.base import Flow, SingleFlight
+from ailf.runtime.base import Flow
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.consumer_name import unique_name
 from ailf.stream.delivery import DeliveryState
@@ -76,7 +77,6 @@ class ConsumerFlow:
         self._callers = LeaderFollowers(group.engine.runtime, self._buffer)
         self._fetching = group.engine.runtime.single_flight()
         self._closing = group.engine.runtime.single_flight()
-        self._settling: set[SingleFlight] = set()
         self.liveness = ConsumerLiveness(
             group.stream, group.name, self.name, group.options.takeover, group.engine.runtime.lease_now
         )
@@ -487,19 +487,6 @@ class ConsumerFlow:
         if self._wait is not None:
             self._wait.interrupt(self._queued)
 
-    async def settle_apart(self, settle: Flow) -> None:
-        """Settle a delivery in a task of its own, for which `close` waits."""
-        flight = self.group.engine.runtime.single_flight()
-
-        async def run() -> None:
-            try:
-                await settle()
-            finally:
-                self._settling.discard(flight)
-
-        self._settling.add(flight)
-        await flight.run(run)
-
     async def _wait_for_fetch(self, until: float) -> None:
         """Wait until `until` for a fetch under way to end: its messages must be given back."""
         now = self.group.engine.runtime.now
@@ -543,32 +530,36 @@ class ConsumerFlow:
             for state in unstarted[first : first + SETTLED_AT_ONCE] if group.engine.instruments.message_settled else ():
                 state.observe_released()
 
-    async def close(self) -> None:
-        """Stop, and give the unsettled messages back to the group (S6, S11).
+    async def leave(self) -> None:
+        """Stop, and give the unsettled messages back to the group (S6, S11), once.
 
         Messages whose handlers still run are not given back, because two handlers would work on them at once. They come
-        back when their leases end. If the caller is cancelled, this continues, and the next call waits for it.
+        back when their leases end. If the caller is cancelled meanwhile, a task of its own does the rest.
         """
-        if self._pid != os.getpid():  # a forked child must not close what its parent holds
+        if self._closed or self._pid != os.getpid():  # a forked child must not close what its parent holds
             return
-        if not self._closed:
-            self.group.engine.check_home()
-        await self._closing.run(self._close)
-
-    async def _close(self) -> None:
-        if self._closed:
-            return
+        self.group.engine.check_home()
         self._closed = True
+        try:
+            await self._leave_group()
+        except asyncio.CancelledError:  # anyio cancels again at each await
+            await self._closing.run(self._leave_group)
+            raise
+
+    async def close(self) -> None:
+        """Leave, as the backend closes; wait for a task of `leave` to end."""
+        await self.leave()
+        await self._closing.wait_idle(LEAVING)
+
+    async def _leave_group(self) -> None:
         self.stop()
         until = self.group.engine.runtime.now() + LEAVING
         await self._wait_for_fetch(until)
-        for each in tuple(self._settling):
-            await each.wait_idle(max(0.0, until - self.group.engine.runtime.now()))
         for liveness in self._livenesses.values():
             self.group.engine.renewer.retire(liveness)  # a lease that is given back is not lost
         left = False
         try:
-            await self._leave(until)
+            await self._give_back(until)
             left = True
         except AilfError as error:
             log.warning(self, "messages not given back; they come again when their leases end: %s", error)
@@ -584,7 +575,7 @@ class ConsumerFlow:
             await self._wait.part(self, reachable=left)
         self.group.engine.untrack(self)
 
-    async def _leave(self, until: float) -> None:
+    async def _give_back(self, until: float) -> None:
         """Give the messages back: all of them, or, while handlers still run, those that were not started.
 
         Raises:

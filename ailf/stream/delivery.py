@@ -22,7 +22,6 @@ from ailf.instruments import Destination, Handling, MessageReceived, MessageSett
 from ailf.logs import Fields, Log
 from ailf.payload_types import T, T_co
 from ailf.runtime import run
-from ailf.runtime.base import Flow
 from ailf.safe_text import describe, safe_reason, safe_text, text_of
 from ailf.stream.group_flow import GroupFlow
 from ailf.tracing import carrying
@@ -56,9 +55,6 @@ class OwningConsumer(Protocol):
 
     def stop_renewing(self, state: "DeliveryState") -> None:
         """Renew the lease of a settled or lost delivery no more."""
-
-    async def settle_apart(self, settle: Flow) -> None:
-        """Settle a delivery in a task of its own, for which `close` waits."""
 
 
 def choose_action(
@@ -106,6 +102,7 @@ class DeliveryState:
         "handled_at",
         "handling",
         "headers",
+        "interrupted",
         "lease",
         "loop",
         "loss_reported",
@@ -128,6 +125,7 @@ class DeliveryState:
         self.settled: Action | None = None
         self.outcome = Outcome.LOST
         self.settling = False  # while the reply will say whether the lease held
+        self.interrupted = False  # a settlement was cancelled: it may have been applied
         self.loss_reported = False
         self.entered: tuple[tuple[AbstractContextManager[None], Token[DeliveryState | None]], ...] = ()
         self.loop: asyncio.AbstractEventLoop | None = None  # of its worker, whose handler runs in a thread
@@ -154,6 +152,9 @@ class DeliveryState:
         self.settling = True
         try:
             return await self.record_outcome(settlement, await self.consumer.group.settling.do(settlement))
+        except asyncio.CancelledError:
+            self.interrupted = True
+            raise
         finally:
             self.settling = False
 
@@ -273,17 +274,14 @@ class DeliveryState:
         self.leave_context(error)
         return await self.settle_left(error, cancelled=cancelled)
 
-    async def leave_cancelled(self, error: BaseException, *, cancelled: bool) -> bool:
-        """Leave, and settle in a task of its own: the body's may be cancelled again, as anyio does at each await."""
-        self.leave_context(error)
-        suppresses = False
+    async def settle_apart(self, error: BaseException | None, *, cancelled: bool) -> None:
+        """Settle it again in a task of its own: the caller's was cancelled meanwhile, and may be again."""
 
         async def settle() -> None:
-            nonlocal suppresses
-            suppresses = await self.settle_left(error, cancelled=cancelled)
+            with contextlib.suppress(AilfError):  # the caller gets its cancellation
+                await self.settle_left(error, cancelled=cancelled)
 
-        await self.consumer.settle_apart(settle)
-        return suppresses
+        await self.consumer.group.engine.runtime.single_flight().run(settle)
 
     def leave_context(self, error: BaseException | None) -> None:
         """Be the current delivery no more."""
@@ -303,9 +301,13 @@ class DeliveryState:
             return False
         action, why, delay = choose_action(None, self.cancel_reason or error, interrupted=cancelled)
         instructed = instruction(error)
+        known = cancelled or self.interrupted  # it was given back already, or a settlement without a reply was applied
+        self.loss_reported = self.loss_reported or known
         try:
             await self.settle(action, delay=delay, error=why)
         except AilfError as failed:
+            if known and isinstance(failed, LeaseLostError):
+                return instructed is not None
             if error is None or instructed is not None:
                 raise
             log.warning(self, "not settled after its body failed: %s", failed)  # it must not hide the body's own error
@@ -628,9 +630,17 @@ class AsyncDelivery(_DeliveryBase[T_co]):
     ) -> bool:
         """Settle it by how the body ended, unless the body settled it."""
         state = self._state
-        if isinstance(error, asyncio.CancelledError) and state.body and state.body.cancelling() > state.body_cancels:
-            return await state.leave_cancelled(error, cancelled=state.cancel_reason is None)
-        return await self._state.leave(error)
+        cancelled = (
+            isinstance(error, asyncio.CancelledError)
+            and state.body is not None
+            and state.body.cancelling() > state.body_cancels
+            and state.cancel_reason is None
+        )
+        try:
+            return await state.leave(error, cancelled=cancelled)
+        except asyncio.CancelledError:
+            await state.settle_apart(error, cancelled=cancelled)
+            raise
 
 
 def current_delivery() -> Delivery[Any] | AsyncDelivery[Any] | None:

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 import operator
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -29,7 +29,7 @@ from ailf.errors import (
     Retry,
 )
 from ailf.logs import Log
-from ailf.runtime import ThreadPool, ThreadRuntime
+from ailf.runtime import Task, ThreadPool, ThreadRuntime
 from ailf.runtime.signals import check_signals, stopped_by_signals
 from ailf.safe_text import describe, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
@@ -180,18 +180,23 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`, a signal, or an error that waiting can't repair."""
+        self._group.engine.check_home()
         consumer = ConsumerFlow(self._group, self._name, self._options.prefetch or self._concurrency)
         self._consumer = consumer
         self._group.workers.add(self)
+        loops: list[Task] = []
         try:
             with stopped_by_signals(self._runtime.from_signal(self._signalled), self._options.signals):
-                await consumer.open()
-                await self._work(consumer)
+                try:
+                    await consumer.open()
+                    await self._work(consumer, loops)
+                finally:
+                    await self._end(consumer, loops)
         finally:
             self._group.workers.discard(self)
             if self._threads is not None:
                 self._threads.close()
-            await consumer.close()
+        log.info(consumer, "has stopped: %s", self._tally)
         if self._failure is not None:
             raise self._failure
 
@@ -204,31 +209,43 @@ class Worker:
         log.info(self._consumer, "a signal stops the worker; running handlers have %g s", self._options.drain)
         self.stop()
 
-    async def _work(self, consumer: ConsumerFlow) -> None:
+    async def _work(self, consumer: ConsumerFlow, loops: list[Task]) -> None:
         log.info(consumer, "starts with concurrency %d", self._concurrency)
         own = 1 if self._runtime.uses_caller else 0  # the caller's thread is the first loop
-        loops = [
+        loops += (
             self._runtime.spawn(lambda: self._run_loop(consumer), name=f"ailf-worker-{number}")
             for number in range(own, self._concurrency)
-        ]
-        try:
-            if own:
-                await self._run_loop(consumer)
-            await consumer.stopping.wait()
-            await self._give_back(consumer.release_unstarted())
-            until = self._runtime.now() + self._options.drain
-            for loop in loops:
-                if not await loop.join(max(0.0, until - self._runtime.now())):
-                    log.warning(consumer, "a handler is abandoned: it still runs after %g s", self._options.drain)
-        finally:
-            consumer.stop()
-            for loop in loops:
-                loop.cancel()
+        )
+        if own:
+            await self._run_loop(consumer)
+        await consumer.stopping.wait()
+        await self._give_back(consumer.release_unstarted())
+        until = self._runtime.now() + self._options.drain
+        for loop in loops:
+            if not await loop.join(max(0.0, until - self._runtime.now())):
+                log.warning(consumer, "a handler is abandoned: it still runs after %g s", self._options.drain)
+
+    async def _end(self, consumer: ConsumerFlow, loops: Sequence[Task]) -> None:
+        """Cancel the loops, and leave when they have ended; in a task of its own if the caller is cancelled."""
+        consumer.stop()
+        for loop in loops:
+            loop.cancel()
+
+        async def leave() -> None:
             until = self._runtime.now() + _CANCELLED_WITHIN
             for loop in loops:
                 await loop.join(max(0.0, until - self._runtime.now()))
             await self._wait_for_acks()
-        log.info(consumer, "has stopped: %s", self._tally)
+            await consumer.leave()
+
+        try:
+            await leave()
+        except asyncio.CancelledError:
+            await self._runtime.single_flight().run(leave)
+            raise
+        except BaseException:  # Ctrl-C, again
+            await consumer.leave()
+            raise
 
     async def _give_back(self, releasing: Awaitable[None]) -> None:
         """Release messages that no handler has begun."""
