@@ -3,7 +3,6 @@
 A permit records the charge of an allowed call. The renewal thread (`ailf.engine.renewal`) extends its slots.
 """
 
-import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +19,7 @@ from ailf.limits import Concurrency
 from ailf.logs import Fields, Log
 from ailf.ratelimit.keys import describe, label
 from ailf.runtime import run
+from ailf.runtime.base import finish
 from ailf.values import LimitState
 
 __all__ = ["AsyncPermit", "Iteration", "LeasedPermitFlow", "Permit", "PermitFlow"]
@@ -189,10 +189,6 @@ class PermitFlow(msgspec.Struct, eq=False):
         except AilfError as error:
             if not self.engine.closed:  # else the backend gives them back
                 log.warning(self, "not released, so its concurrency slots are free again after their ttl: %s", error)
-
-    async def leave_apart(self) -> None:
-        """Leave again in a task of its own: the caller's was cancelled meanwhile, and may be again."""
-        await self.engine.runtime.single_flight().run(self.leave)
 
     async def ready(self) -> None:
         """Wait until a reservation may begin."""
@@ -403,11 +399,7 @@ class AsyncPermit(_PermitBase):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Release the concurrency slots."""
-        try:
-            await self._flow.leave()
-        except asyncio.CancelledError:
-            await self._flow.leave_apart()
-            raise
+        await finish(self._flow.leave, self._flow.engine.runtime.single_flight())
 
 
 def _unnamed(costs: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,7 @@ to its end with a single ``send(None)``: no event loop, no background thread, ab
 Any thread may set an event, whichever runtime made it.
 """
 
+import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ailf.runtime.clock import Clock, SystemClock
 
-__all__ = ["Event", "Flow", "MovedEvent", "Runtime", "SingleFlight", "Task", "run"]
+__all__ = ["Event", "Flow", "MovedEvent", "Runtime", "SingleFlight", "Task", "finish", "run"]
 
 Flow: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -65,6 +66,19 @@ class SingleFlight(ABC):
     @abstractmethod
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no run is under way, for `timeout` seconds at most; return whether none is."""
+
+
+async def finish(flow: Flow, flight: SingleFlight) -> None:
+    """Run a flow that ends something, and that may be run again.
+
+    If the caller is cancelled meanwhile, run it again as this flight, in a task of its own: the caller may be cancelled
+    once more, as by a scope of anyio at each await.
+    """
+    try:
+        await flow()
+    except asyncio.CancelledError:
+        await flight.run(flow)
+        raise
 
 
 class _Wait:

@@ -5,7 +5,6 @@ to the next caller or, on close, back to the group (S6). The consumers of one gr
 the backend (`GroupWait`).
 """
 
-import asyncio
 import functools
 import os
 import weakref
@@ -20,7 +19,7 @@ from ailf.engine.engine import LEAVING
 from ailf.engine.spread_renewer import AnyRenewer
 from ailf.errors import AilfError, BackendTimeoutError, ClosedError, DecodeError, EmptyError
 from ailf.logs import Fields, Log
-from ailf.runtime.base import Flow
+from ailf.runtime.base import Flow, finish
 from ailf.runtime.leader import LeaderFollowers
 from ailf.stream.consumer_name import unique_name
 from ailf.stream.delivery import DeliveryState
@@ -540,11 +539,7 @@ class ConsumerFlow:
             return
         self.group.engine.check_home()
         self._closed = True
-        try:
-            await self._leave_group()
-        except asyncio.CancelledError:  # anyio cancels again at each await
-            await self._closing.run(self._leave_group)
-            raise
+        await finish(self._leave_group, self._closing)
 
     async def close(self) -> None:
         """Leave, as the backend closes; wait for a task of `leave` to end."""

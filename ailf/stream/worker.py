@@ -30,6 +30,7 @@ from ailf.errors import (
 )
 from ailf.logs import Log
 from ailf.runtime import Task, ThreadPool, ThreadRuntime
+from ailf.runtime.base import finish
 from ailf.runtime.signals import check_signals, stopped_by_signals
 from ailf.safe_text import describe, text_of
 from ailf.stream.consumer_flow import ConsumerFlow
@@ -239,9 +240,8 @@ class Worker:
             await consumer.leave()
 
         try:
-            await leave()
+            await finish(leave, self._runtime.single_flight())
         except asyncio.CancelledError:
-            await self._runtime.single_flight().run(leave)
             raise
         except BaseException:  # Ctrl-C, again
             await consumer.leave()
