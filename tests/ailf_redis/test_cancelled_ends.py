@@ -39,7 +39,8 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 async def cancelled(block: Coroutine[Any, Any, Any], leaves: asyncio.Event, *, again: bool) -> None:
     """Cancel a block that begins to end, once or at each step."""
     task = asyncio.ensure_future(block)
-    await asyncio.wait_for(leaves.wait(), 10)
+    async with asyncio.timeout(10):
+        await leaves.wait()
     task.cancel()
     while again and not task.done():
         await asyncio.sleep(0)
@@ -115,12 +116,12 @@ def test_a_settlement_that_is_cancelled(
     assert [each for each in told if "unavailable" not in each and "back after" not in each] == []
 
 
-def test_an_ack_that_is_cancelled(any_server: Server, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_ack_that_is_cancelled(private: Server, caplog: pytest.LogCaptureFixture) -> None:
     """An ack of the body whose reply was not awaited is no lost lease when the block ends."""
     events: list[Any] = []
 
     async def main() -> None:
-        async with ailf.connect_async(f"{any_server.url}?namespace={namespace}") as backend:
+        async with AsyncRedisBackend(private.url) as backend:
             await backend.stream("s").add(1)
             group = backend.stream("s").group("g", lease=LONG, on_event=events.append)
             async with group.consumer() as consumer:
@@ -128,6 +129,8 @@ def test_an_ack_that_is_cancelled(any_server: Server, namespace: str, caplog: py
 
                 async def block() -> None:
                     async with await consumer.take(5) as delivery:
+                        private.pause()
+                        asyncio.get_running_loop().call_later(0.2, private.resume)
                         acks.set()
                         await delivery.ack()
 
@@ -189,6 +192,8 @@ def test_a_program_that_ends_with_its_scope(any_server: Server, namespace: str) 
     """A program that ends right after a scope of anyio has given back its messages, and left the group."""
     url = f"{any_server.url}?namespace={namespace}"
     with ailf.connect(url) as backend:
+        with backend.stream("s").group("g").consumer():
+            pass  # the server has the script of leaving: nothing is sent twice
         backend.stream("s").add_many(range(5))
         with running("-c", ENDING, url, stderr=subprocess.PIPE) as process:
             _, errors = process.communicate(timeout=20)
