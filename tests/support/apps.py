@@ -30,4 +30,5 @@ def _stop_when_idle(runner: int) -> None:
     group = app.backend.stream("greetings").group("greeters")
     while not (info := group.info()).exists or info.lag or info.pending:
         time.sleep(0.01)
+    time.sleep(0.5)  # meanwhile the runner hears that the worker is ready
     os.kill(runner, signal.SIGTERM)
