@@ -13,6 +13,7 @@ import ailf
 from ailf.driver import Capability
 from contract_tests.fixtures import asyncio_only, needs
 from contract_tests.helpers.processes import running
+from contract_tests.helpers.tasks import cancel
 from contract_tests.helpers.threads import in_thread
 from contract_tests.world import World
 
@@ -38,9 +39,7 @@ async def cancelled_at_each_step(world: World, block: Coroutine[Any, Any, Any], 
     """Cancel a block that was entered at each step of the event loop until it has ended, as anyio's scopes do."""
     task = asyncio.ensure_future(block)
     await world.within_patience(entered.wait())
-    while not task.done():
-        task.cancel()
-        await asyncio.sleep(0)
+    await cancel(task, at_each_step=True)
     assert task.cancelled()
 
 
@@ -228,10 +227,7 @@ async def cancel_process(world: World, *, at_each_step: bool) -> None:
 
     working = asyncio.ensure_future(group.process(handler, concurrency=2, prefetch=4))
     await world.until(lambda: len(begun) == 2)
-    working.cancel()
-    while at_each_step and not working.done():
-        await asyncio.sleep(0)
-        working.cancel()
+    await cancel(working, at_each_step=at_each_step)
     with pytest.raises(asyncio.CancelledError):
         await world.within_patience(working)
     async with group.consumer() as other:

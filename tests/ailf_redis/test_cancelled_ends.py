@@ -11,6 +11,7 @@ import pytest
 import ailf
 from ailf_redis import AsyncRedisBackend
 from contract_tests.helpers.processes import running
+from contract_tests.helpers.tasks import cancel
 from tests.support.servers import Server
 
 LONG = 60.0
@@ -41,10 +42,7 @@ async def cancelled(block: Coroutine[Any, Any, Any], leaves: asyncio.Event, *, a
     task = asyncio.ensure_future(block)
     async with asyncio.timeout(10):
         await leaves.wait()
-    task.cancel()
-    while again and not task.done():
-        await asyncio.sleep(0)
-        task.cancel()
+    await cancel(task, at_each_step=again)
     await asyncio.wait([task], timeout=20)
     assert task.cancelled()
 

@@ -12,6 +12,7 @@ import pytest
 import ailf
 from ailf.testing import ManualClock
 from ailf_memory import AsyncMemoryBackend, MemoryBackend, MemoryStore
+from contract_tests.helpers.tasks import cancel
 
 HOUR = 3600.0
 
@@ -138,9 +139,7 @@ def test_cancelled_at_each_step() -> None:
     async def main() -> None:
         task = asyncio.ensure_future(block())
         await until(lambda: seen)
-        while not task.done():
-            task.cancel()
-            await asyncio.sleep(0)
+        await cancel(task, at_each_step=True)
         assert task.cancelled()
         await until(lambda: len(asyncio.all_tasks()) == 1)
 

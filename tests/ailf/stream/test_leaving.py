@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import ailf
+from contract_tests.helpers.tasks import cancel
 
 OPTIONS: dict[str, Any] = {"max_processing": 0.3, "takeover": 0.3, "lease": 0.3}
 
@@ -51,10 +52,7 @@ def test_an_event_closes_the_consumer_of_a_cancelled_block(again: bool) -> None:
             task = asyncio.ensure_future(block())
             await entered.wait()
             await asyncio.sleep(1)
-            task.cancel()
-            while again and not task.done():
-                await asyncio.sleep(0)
-                task.cancel()
+            await cancel(task, at_each_step=again)
             await asyncio.wait([task], timeout=3)
             assert task.cancelled()
             assert (await group.info()).pending == 0
