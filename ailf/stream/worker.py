@@ -228,9 +228,6 @@ class Worker:
 
     async def _end(self, consumer: ConsumerFlow, loops: Sequence[Task]) -> None:
         """Cancel the loops, and leave when they have ended; in a task of its own if the caller is cancelled."""
-        consumer.stop()
-        for loop in loops:
-            loop.cancel()
 
         async def leave() -> None:
             until = self._runtime.now() + _CANCELLED_WITHIN
@@ -240,6 +237,9 @@ class Worker:
             await consumer.leave()
 
         try:
+            consumer.stop()
+            for loop in loops:
+                loop.cancel()
             await finish(leave, self._runtime.single_flight())
         except asyncio.CancelledError:
             raise
